@@ -1,0 +1,1 @@
+"""The Hydra configuration tree: one YAML is one choice."""

@@ -1,0 +1,3 @@
+"""decomcam-bench: a benchmark of saliency maps for CLIP-like models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,224 @@
+"""The data-set contract: what is in the picture, in the pixels of the original image.
+
+A :class:`Dataset` yields :class:`Sample` objects by position and decodes images on request. It
+never resizes, never looks at a model, and never drops anything silently: an image or annotation
+that cannot be used stays in the sequence as a sample with an ``error``.
+
+Adding a data set is one module with a subclass (a dataclass whose fields are its options) and one
+YAML under ``configs/dataset``.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+
+class Mask(Protocol):
+    """A mask that is decoded when it is needed. Implementations are small and picklable."""
+
+    def decode(self) -> np.ndarray:
+        """The mask, bool (height, width) of the original image.
+
+        Raises:
+            ValueError: when it cannot be decoded; the message says why.
+        """
+
+
+@dataclass(frozen=True)
+class ArrayMask:
+    """A mask that is already in memory."""
+
+    array: np.ndarray
+
+    def decode(self) -> np.ndarray:
+        return self.array
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named part of the target: a mask, or only a point (x, y) as in CUB."""
+
+    name: str
+    mask: Mask | None = None
+    point: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One class that the image shows: all its instances together make one (image, text) pair.
+
+    Attributes:
+        class_id: index into :attr:`Dataset.class_names` (and so into the prompts).
+        class_name: the data set's own name.
+        boxes: float64 (n, 4), rows (x0, y0, x1, y1), half-open, in pixels of the original image;
+            one row an instance. Empty where the data set has no boxes.
+        difficult: bool (n,), the annotators' own flag (VOC).
+        crowd: bool (n,), a box round a group (COCO ``iscrowd``).
+        masks: one mask an instance, in the order of ``boxes``; empty where there are none.
+        parts: named parts of the object, over all instances.
+        text: a free text that replaces the class prompt, if not empty.
+    """
+
+    class_id: int
+    class_name: str
+    boxes: np.ndarray
+    difficult: np.ndarray
+    crowd: np.ndarray
+    masks: tuple[Mask, ...] = ()
+    parts: tuple[Part, ...] = ()
+    text: str = ""
+
+    @staticmethod
+    def of(
+        class_id: int,
+        class_name: str,
+        boxes: Iterable[Sequence[float]],
+        difficult: Iterable[bool] | None = None,
+        crowd: Iterable[bool] | None = None,
+        **more: Any,
+    ) -> Target:
+        """A target from plain sequences; flags are false unless given."""
+        array = np.asarray(list(boxes), dtype=np.float64).reshape(-1, 4)
+        none = np.zeros(len(array), dtype=bool)
+        return Target(
+            class_id,
+            class_name,
+            array,
+            none if difficult is None else np.asarray(list(difficult), dtype=bool),
+            none if crowd is None else np.asarray(list(crowd), dtype=bool),
+            **more,
+        )
+
+    def box_mask(self, height: int, width: int) -> np.ndarray:
+        """Pixels inside any box, bool (height, width). Pixel i is inside [a, b) if a <= i < b."""
+        mask = np.zeros((height, width), dtype=bool)
+        for x0, y0, x1, y1 in np.ceil(self.boxes).astype(np.int64):
+            mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+        return mask
+
+    def object_mask(self) -> np.ndarray | None:
+        """Union of the instance masks, bool (height, width), or None where there are none."""
+        if not self.masks:
+            return None
+        return np.logical_or.reduce([mask.decode() for mask in self.masks])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what it shows.
+
+    Attributes:
+        image_id: unique in the data set, stable over machines.
+        width, height: size of the original image in pixels.
+        targets: one entry for each class present, by ascending ``class_id``.
+        error: why the sample cannot be used (then ``targets`` may be empty), or an empty string.
+    """
+
+    image_id: str
+    width: int
+    height: int
+    targets: tuple[Target, ...]
+    error: str = ""
+
+
+@dataclass
+class Dataset(abc.ABC):
+    """Base of all data sets. Subclasses are dataclasses; their fields are their options.
+
+    Attributes:
+        name: the name of its YAML.
+        region: what localisation protocols use for this data set unless told otherwise:
+            ``box`` or ``mask``.
+        has_parts: whether targets carry parts.
+    """
+
+    name: str = ""
+
+    region: ClassVar[str] = "box"
+    has_parts: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    @property
+    @abc.abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """The data set's own class names; ``Target.class_id`` indexes them."""
+
+    @property
+    def clip_names(self) -> Sequence[str]:
+        """Names in the wording that CLIP was trained to read; the own names unless overridden."""
+        return self.class_names
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of images, the unusable ones included."""
+
+    @abc.abstractmethod
+    def sample(self, index: int) -> Sample:
+        """Annotations of image ``index``; cheap, decodes no image and no mask."""
+
+    @abc.abstractmethod
+    def load_image(self, index: int) -> np.ndarray:
+        """Image ``index`` as stored, RGB uint8 (height, width, 3), never rotated or resized.
+
+        Raises:
+            ValueError, OSError: when it cannot be read; the message names the file.
+        """
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The options that decide what the data set holds (not where it lies), for the cell key."""
+        return {"name": self.name}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of ids and annotation content; a changed annotation file changes it."""
+        return fingerprint_samples(self.sample(index) for index in range(len(self)))
+
+
+def fingerprint_samples(samples: Iterable[Sample]) -> str:
+    """SHA-256 (16 hex digits) over samples sorted by id, their sizes, boxes, flags and classes.
+
+    Masks and parts enter by their own content where they have a ``digest`` attribute (bytes) and
+    by their number otherwise; a data set whose masks lie in one file may hash that file instead.
+    """
+    rows = []
+    for sample in samples:
+        digest = hashlib.sha256()
+        head = [sample.width, sample.height, sample.error]
+        for target in sample.targets:
+            head.append([target.class_id, target.class_name, target.text, len(target.masks), len(target.parts)])
+            digest.update(np.ascontiguousarray(target.boxes).tobytes())
+            digest.update(target.difficult.tobytes() + target.crowd.tobytes())
+            for mask in (*target.masks, *(part.mask for part in target.parts)):
+                digest.update(getattr(mask, "digest", b""))
+            for part in target.parts:
+                head.append([part.name, part.point])
+        digest.update(json.dumps(head).encode())
+        rows.append((sample.image_id, digest.hexdigest()))
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How a class becomes texts: which names, and which templates (averaged by the text bank).
+
+    Attributes:
+        names: ``own`` or ``clip``.
+        templates: each holds one ``{}``.
+    """
+
+    names: str = "own"
+    templates: tuple[str, ...] = field(default_factory=lambda: ("a photo of a {}.",))
+
+    def texts(self, dataset: Dataset) -> list[list[str]]:
+        """One list of texts a class, in the order of the class ids."""
+        names = dataset.clip_names if self.names == "clip" else dataset.class_names
+        return [[template.replace("{}", name) for template in self.templates] for name in names]

@@ -1,0 +1,50 @@
+"""What goes wrong, by whose remedy.
+
+Every error that a user can mend is a :class:`UserError`: the command line prints its message as
+one line (what, which value, remedy) and exits with :attr:`~UserError.exit_status`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message is one line with the remedy."""
+
+    exit_status = 2
+
+
+class ConfigError(UserError):
+    """An unknown name or key, a wrong type, or a value out of its range."""
+
+
+class DataError(UserError):
+    """A data set that is missing or cannot be read."""
+
+
+class ModelError(UserError):
+    """A model, its weights or a layer that cannot be had."""
+
+
+class StoreError(UserError):
+    """A results store that is damaged, too new, or held by another process."""
+
+
+class StrictError(UserError):
+    """A bad image or annotation in a run with ``strict=true``."""
+
+    exit_status = 1
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the nearest valid word, or an empty string."""
+    near = difflib.get_close_matches(word.lower(), list(valid), n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def unknown(kind: str, word: str, valid: Iterable[str]) -> str:
+    """One line that refuses ``word`` and names the valid ones."""
+    names = list(valid)
+    return f"unknown {kind} '{word}'{did_you_mean(word, names)}; valid: {', '.join(names)}"

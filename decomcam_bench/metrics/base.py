@@ -1,0 +1,216 @@
+"""The metric contract: from (map, target, score) to named values for one pair, and from those to
+one number of the data set.
+
+Two kinds: a :class:`MapMetric` looks at one map in the pixels of the original image and runs on
+the CPU beside the device's work; a :class:`ModelMetric` runs the model on batches.
+
+Adding a metric is one class (a dataclass whose fields are its options) and one YAML under
+``configs/metric``.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from decomcam_bench.datasets.base import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decomcam_bench.methods.base import Components
+
+Value = float | int | bool | np.ndarray
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A pair that a protocol leaves out, and why: a short snake_case reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fail:
+    """A pair whose value could not be computed, and why."""
+
+    reason: str
+
+
+Outcome = dict[str, Value] | Skip | Fail
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the data set that a metric reports: a column of the table.
+
+    Attributes:
+        name: e.g. ``deletion``.
+        direction: which way is better, or ``none`` for a descriptive number.
+        low, high: the range of possible values; None where unbounded.
+        unit: e.g. ``share``, ``px``, ``passes``.
+    """
+
+    name: str
+    direction: Literal["higher", "lower", "none"] = "higher"
+    low: float | None = 0.0
+    high: float | None = 1.0
+    unit: str = "share"
+
+
+@dataclass
+class PairMap:
+    """One saliency map, seen as the localisation protocols see it; views are computed once.
+
+    Attributes:
+        saliency: float32 (H, W) at the model's input resolution, non-negative, finite, of
+            positive mass.
+        to_original: maps an (H, W) array back to the original image, (height, width).
+        target: the annotated class.
+        width, height: of the original image.
+        image_classes: class ids of all targets of the image.
+        components: float32 (q, H, W) component maps, or None.
+    """
+
+    saliency: np.ndarray
+    to_original: Callable[[np.ndarray], np.ndarray]
+    target: Target
+    width: int
+    height: int
+    image_classes: tuple[int, ...] = ()
+    components: np.ndarray | None = None
+
+    @cached_property
+    def original(self) -> np.ndarray:
+        """The map in the pixels of the original image, float32 (height, width)."""
+        return self.to_original(self.saliency)
+
+    @cached_property
+    def box_region(self) -> np.ndarray:
+        """Pixels inside any box of the target, bool (height, width)."""
+        return self.target.box_mask(self.height, self.width)
+
+    @cached_property
+    def mask_region(self) -> np.ndarray | None:
+        """Pixels of the target's masks, bool (height, width), or None without masks."""
+        return self.target.object_mask()
+
+    def region(self, kind: str) -> np.ndarray:
+        """The annotated region: ``box``, or ``mask``.
+
+        Raises:
+            ValueError: ``mask`` for a target without masks.
+        """
+        if kind == "box":
+            return self.box_region
+        if self.mask_region is None:
+            raise ValueError("target_has_no_mask")
+        return self.mask_region
+
+    @cached_property
+    def peak(self) -> tuple[int, int]:
+        """(x, y) of the maximum in the original image; the first in raster order among ties."""
+        y, x = np.unravel_index(int(self.original.argmax()), self.original.shape)
+        return int(x), int(y)
+
+
+@dataclass
+class PairBatch:
+    """P maps of one cell, for metrics that run the model or look at components.
+
+    Attributes:
+        maps: float32 (P, H, W) on the device.
+        images: (P, 3, H, W) normalised input of each pair.
+        class_ids: int64 (P,) on the device: index of the pair's own text among the prompts.
+        similarity: from images (M, 3, H, W) and pair positions (M,) to cosine similarities with
+            every text (M, K); counts the images as metric-scored.
+        image_similarity: (P, K), the same of the unmasked images (already known, costs nothing).
+        text_norms: (K,), mean norm of the texts before normalisation (for the official code's
+            unnormalised variant).
+        mean, std: normalisation of ``images``.
+        valid: bool (P,), pairs that have a map; the others are not to be scored.
+        remap: recomputes the map of changed images of the same pairs (coherency), or None.
+        components: of a decomposition, or None.
+        batch_size: most images to put through the model at a time.
+    """
+
+    maps: Tensor
+    images: Tensor
+    class_ids: Tensor
+    similarity: Callable[[Tensor, Tensor], Tensor]
+    image_similarity: Tensor
+    valid: Tensor
+    text_norms: Tensor | None = None
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    remap: Callable[[Tensor], Tensor] | None = None
+    components: Components | None = None
+    batch_size: int = 64
+
+
+@dataclass
+class Metric(abc.ABC):
+    """Base of all metrics. Subclasses are dataclasses; their fields are their options.
+
+    Attributes:
+        limit: score only the pairs of the first N images of the run, or all.
+        version: raised when values change, since it is part of the metric key.
+        needs: any of ``score`` (runs the model), ``components``, ``parts``, ``mask``, ``box``.
+    """
+
+    limit: int | None = None
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abc.abstractmethod
+    def columns(self) -> Sequence[Column]:
+        """The numbers that :meth:`aggregate` returns, in order."""
+
+    @abc.abstractmethod
+    def aggregate(self, records: pd.DataFrame) -> dict[str, float]:
+        """The numbers of the data set from the records of its evaluated pairs.
+
+        Args:
+            records: columns ``image_id``, ``class_id``, ``class_name`` and the values of
+                :meth:`evaluate`; only evaluated pairs. NaN where there is no record.
+        """
+
+    def resolve(self, dataset: Any) -> Metric:
+        """The same metric with choices that follow the data set (box or mask, say) filled in."""
+        return self
+
+
+class MapMetric(Metric):
+    """A metric of one map; pure NumPy, runs on the CPU."""
+
+    @abc.abstractmethod
+    def evaluate(self, pair: PairMap) -> Outcome:
+        """Values of one pair."""
+
+
+class ModelMetric(Metric):
+    """A metric that runs the model on a batch of pairs."""
+
+    @abc.abstractmethod
+    def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
+        """One outcome a pair, in order; pairs that are not valid are ignored by the caller."""
+
+    @abc.abstractmethod
+    def scored_per_pair(self, input_size: tuple[int, int]) -> int:
+        """Images put through the model for one pair, for the plan."""
+
+
+def column_means(records: pd.DataFrame, columns: Sequence[Column]) -> dict[str, float]:
+    """The mean over pairs of each column's own value; NaN where there is no record."""
+    return {
+        column.name: float(records[column.name].astype(np.float64).mean()) if len(records) else float("nan")
+        for column in columns
+    }

@@ -1,0 +1,102 @@
+"""toyclip: a small CLIP trained on toybox, whose weights ship in the package.
+
+The network is open_clip's own :class:`open_clip.model.CLIP`; only its sizes and its tokenizer are
+ours. ``scripts/train_toyclip.py`` makes the weights.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+from decomcam_bench.datasets.toybox_scenes import OBJECTS
+
+IMAGE_SIZE = 160
+CONTEXT_LENGTH = 16
+HASH_BUCKETS = 256
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.25, 0.25, 0.25)
+
+VISION: dict[str, CLIPVisionCfg] = {
+    "resnet": CLIPVisionCfg(layers=(1, 2, 2, 1), width=16, head_width=64, image_size=IMAGE_SIZE),
+    "vit": CLIPVisionCfg(layers=6, width=128, head_width=32, patch_size=16, image_size=IMAGE_SIZE),
+}
+EMBED_DIM = 128
+
+TEMPLATES: tuple[str, ...] = (
+    "{}",
+    "a {}",
+    "the {}",
+    "a photo of a {}",
+    "a picture of a {}",
+    "a drawing of a {}",
+    "an image of the {}",
+    "the {} in the picture",
+    "a photo of the {}",
+    "there is a {}",
+    "a small {}",
+    "a large {}",
+)
+
+
+def _vocabulary() -> tuple[str, ...]:
+    words: set[str] = {"of", "on", "and", "with", "my", "one", "many", "background", "clean", "origami"}
+    for template in TEMPLATES:
+        words.update(template.replace("{}", "").split())
+    for drawing in OBJECTS:
+        words.update(drawing.name.split())
+        words.update(part.name for part in drawing.parts)
+    return tuple(sorted(words))
+
+
+class ToyTokenizer:
+    """Turns any text into token ids: known words by index, other words by a hash.
+
+    Ids: 0 pads, 1 starts, then the vocabulary, then ``HASH_BUCKETS`` ids for unknown words (CRC-32
+    of the lower-case word), and the highest id ends the text, where CLIP reads its feature.
+    """
+
+    def __init__(self) -> None:
+        self.vocabulary = _vocabulary()
+        self._ids = {word: number for number, word in enumerate(self.vocabulary, start=2)}
+        self._first_bucket = 2 + len(self.vocabulary)
+        self.end = self._first_bucket + HASH_BUCKETS
+        self.size = self.end + 1
+
+    def encode(self, text: str) -> list[int]:
+        words = re.findall(r"\w+", text.lower())
+        return [self._ids.get(word, self._first_bucket + zlib.crc32(word.encode()) % HASH_BUCKETS) for word in words]
+
+    def __call__(self, texts: str | Iterable[str]) -> torch.Tensor:
+        """Token ids, int64 (len(texts), CONTEXT_LENGTH); a longer text is cut at the end."""
+        batch: Sequence[str] = [texts] if isinstance(texts, str) else list(texts)
+        tokens = torch.zeros(len(batch), CONTEXT_LENGTH, dtype=torch.long)
+        for row, text in enumerate(batch):
+            ids = [1, *self.encode(text)[: CONTEXT_LENGTH - 2], self.end]
+            tokens[row, : len(ids)] = torch.tensor(ids)
+        return tokens
+
+
+def build_toyclip(tower: str, seed: int = 0) -> CLIP:
+    """A toyclip with random weights drawn from ``seed``.
+
+    Args:
+        tower: ``resnet`` or ``vit``.
+    """
+    text = CLIPTextCfg(
+        context_length=CONTEXT_LENGTH, vocab_size=ToyTokenizer().size, width=64, heads=4, layers=2
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CLIP(EMBED_DIM, VISION[tower], text).eval()
+
+
+def shipped_weights(tower: str) -> Path:
+    """Path of the safetensors file in the package."""
+    return Path(str(files("decomcam_bench.models") / "weights" / f"toyclip_{tower}.safetensors"))

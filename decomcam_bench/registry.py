@@ -1,0 +1,95 @@
+"""Choices by name: each YAML under ``configs/<group>`` is one choice.
+
+A YAML names its implementation as ``impl: module:Class``; the other keys are the fields of that
+dataclass. Adding a choice is adding a file: nothing is registered in code. This module imports
+neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from decomcam_bench.errors import ConfigError, unknown
+
+#: Keys of a YAML that describe the choice and are no parameter of its class.
+DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics")
+
+
+def config_folder() -> Path:
+    """The folder ``configs``: in the wheel a sub-package, in a checkout the top-level folder."""
+    import decomcam_bench.configs
+
+    return Path(next(iter(decomcam_bench.configs.__path__)))
+
+
+def names(group: str) -> list[str]:
+    """Names of the choices of a group, sorted."""
+    return sorted(file.stem for file in (config_folder() / group).glob("*.yaml") if not file.stem.startswith("_"))
+
+
+@lru_cache(maxsize=None)
+def _read(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+
+
+def read(group: str, name: str) -> dict[str, Any]:
+    """The YAML of a choice.
+
+    Raises:
+        ConfigError: for a name that is not there.
+    """
+    if name not in names(group):
+        raise ConfigError(unknown(group, name, names(group)))
+    return dict(_read(config_folder() / group / f"{name}.yaml"))
+
+
+def implementation(group: str, path: str) -> type:
+    """The class that ``module:Class`` names.
+
+    Raises:
+        ConfigError: when the module or the class does not exist.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise ConfigError(f"{group}.impl={path}: cannot import '{module_name}' ({error})") from error
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"{group}.impl={path}: no such class; write it as 'package.module:Class'") from error
+    return found
+
+
+def build(group: str, config: Mapping[str, Any]) -> Any:
+    """Makes the object that a composed configuration describes.
+
+    Args:
+        group: ``dataset``, ``model``, ``method`` or ``metric``; used in messages.
+        config: ``impl`` and the fields of its class; descriptive keys are ignored, but ``name`` is
+            passed on where the class has such a field.
+
+    Raises:
+        ConfigError: for an unknown field, a wrong type, or a value that the class refuses.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    cls = implementation(group, config["impl"])
+    options = {key: value for key, value in config.items() if key not in DESCRIPTIVE}
+    fields = [key for key in OmegaConf.structured(cls) if key != "name"]
+    if "name" in OmegaConf.structured(cls):
+        options["name"] = config.get("name", "")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(cls), options)
+        values = OmegaConf.to_container(merged, throw_on_missing=True)
+        return cls(**{str(key): value for key, value in dict(values).items()})  # type: ignore[arg-type]
+    except ConfigKeyError as error:
+        raise ConfigError(unknown(f"key of {group} {config.get('name', '')}", str(error.key), fields)) from error
+    except OmegaConfBaseException as error:
+        value = options.get(str(error.key), "")
+        raise ConfigError(f"{group}.{error.full_key}={value}: {str(error).splitlines()[0]}") from error
