@@ -22,7 +22,10 @@ DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics")
 
 
 def config_folder() -> Path:
-    """The folder ``configs``: in the wheel a sub-package, in a checkout the top-level folder."""
+    """The folder ``configs``: beside the package in a checkout, a sub-package in the wheel."""
+    checkout = Path(__file__).resolve().parents[1] / "configs"
+    if (checkout / "config.yaml").is_file():
+        return checkout
     import decomcam_bench.configs
 
     return Path(next(iter(decomcam_bench.configs.__path__)))
