@@ -64,6 +64,9 @@ class ToyBox(Dataset):
     def __len__(self) -> int:
         return self.size
 
+    def image_id(self, index: int) -> str:
+        return f"{self.split}_{index:06d}"
+
     def _drawn(self, index: int) -> Scene:
         if not 0 <= index < self.size:
             raise IndexError(f"toybox: no scene number {index}")
@@ -90,4 +93,4 @@ class ToyBox(Dataset):
                     parts=tuple(Part(name, ArrayMask(mask)) for name, mask in parts.items()),
                 )
             )
-        return Sample(f"{self.split}_{index:06d}", SIDE, SIDE, tuple(targets))
+        return Sample(self.image_id(index), SIDE, SIDE, tuple(targets))
