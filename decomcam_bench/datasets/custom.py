@@ -41,7 +41,8 @@ class ImageMask:
                 values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB"))
         except Exception as error:  # whatever a damaged file makes Pillow raise
             raise ValueError(f"{self.file}: not a readable mask ({error})") from error
-        return values.any(axis=2) if values.ndim == 3 else values != 0
+        mask: np.ndarray = values.any(axis=2) if values.ndim == 3 else values != 0
+        return mask
 
     @property
     def digest(self) -> bytes:
@@ -85,6 +86,7 @@ class Custom(FileDataset):
             raise ConfigError(f"dataset.use={self.use}: valid: box, mask")
         self._file = self._annotation_file()
         self._problems: Sequence[Problem] = ()
+        self._json_names: Sequence[str] = ()
         self._images: list[tuple[str, str, int, int, str]] = []
         self._rows: list[list[_Row]] = []
         if self._file.suffix.lower() == ".csv":
@@ -97,8 +99,6 @@ class Custom(FileDataset):
         self._classes = sorted(found | {(name, False) for name in self._json_names})
         self._class_of = {key: number for number, key in enumerate(self._classes)}
         self._image_folder = self._find_images()
-
-    _json_names: Sequence[str] = ()
 
     def _annotation_file(self) -> Path:
         if self.annotations:
@@ -136,11 +136,8 @@ class Custom(FileDataset):
         self._problems = index.problems
         names = dict(index.categories)
         self._json_names = tuple(names.values())
-        self._images = [
-            (image.image_id, image.file_name, image.width, image.height, image.error) for image in index.images
-        ]
-        for annotations in index.annotations:
-            self._rows.append([_json_row(row, names) for row in annotations])
+        self._images = [(one.image_id, one.file_name, one.width, one.height, one.error) for one in index.images]
+        self._rows = [[_json_row(row, names) for row in rows] for rows in index.annotations]
 
     def _read_csv(self) -> None:
         try:
@@ -154,8 +151,8 @@ class Custom(FileDataset):
                         f"{', '.join(columns) or 'none'}"
                     )
                 lines = [(reader.line_num, row) for row in reader]
-        except (OSError, UnicodeError, csv.Error) as error:
-            raise DataError(f"{self._file}: cannot be read ({error})") from error
+        except (OSError, UnicodeError, csv.Error) as unreadable:
+            raise DataError(f"{self._file}: cannot be read ({unreadable})") from unreadable
         position: dict[str, int] = {}
         for number, line in lines:
             image = (line.get("image") or "").strip()

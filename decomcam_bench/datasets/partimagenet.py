@@ -73,7 +73,7 @@ class PartImageNet(FileDataset):
         files = (f"{s}.json", f"annotations/{s}.json", f"annotations/{s}/{s}.json", f"{s}/{s}.json")
         file = self.find(*(f"{place}/{name}".lstrip("/") for place in _FOLDERS for name in files))
         self._index = CocoIndex.read(file)
-        relative = next(name for name in reversed(files) if file.as_posix().endswith(f"/{name}"))
+        relative = next(name for name in sorted(files, key=len, reverse=True) if file.as_posix().endswith(f"/{name}"))
         self._folder = file.parents[relative.count("/")]
         self._part_names = dict(self._index.categories)
         self._classes = self._make_classes(file)
@@ -100,10 +100,6 @@ class PartImageNet(FileDataset):
                 f"{file}: no image is named by a WordNet id (n01440764_1.JPEG), which dataset.names=label needs"
             )
         return sorted(keys)
-
-    @property
-    def has_boxes(self) -> bool:
-        return True
 
     @property
     def available(self) -> frozenset[str]:
@@ -205,14 +201,14 @@ class PartImageNet(FileDataset):
     def _add_object(self, gathering: Gathering, rows: list[_PartRow], wnid: str) -> None:
         """One object: the union of its parts, with one part mask for each kind of part."""
         boxes = np.array([row.box for row in rows])
-        x0, y0, x1, y1 = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
+        whole: list[float] = [*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)]
         parts = [
             Part(_short(name), UnionMask(tuple(row.mask for row in rows if row.part == name)))
             for name in dict.fromkeys(row.part for row in rows)
         ]
         class_id, name = self._named(rows[0].super_name, "", wnid)
         mask = UnionMask(tuple(row.mask for row in rows))
-        gathering.add(class_id, name, (x0, y0, x1, y1), mask=mask, parts=parts)
+        gathering.add(class_id, name, whole, mask=mask, parts=parts)
 
 
 def super_category(part: str) -> str:
