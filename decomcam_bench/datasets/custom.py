@@ -41,8 +41,7 @@ class ImageMask:
                 values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB"))
         except Exception as error:  # whatever a damaged file makes Pillow raise
             raise ValueError(f"{self.file}: not a readable mask ({error})") from error
-        mask: np.ndarray = values.any(axis=2) if values.ndim == 3 else values != 0
-        return mask
+        return values.any(axis=2) if values.ndim == 3 else np.asarray(values, dtype=bool)
 
     @property
     def digest(self) -> bytes:

@@ -20,24 +20,23 @@ from decomcam_bench.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Selection:
-    """Images to evaluate, in the order of the data set, and which of their pairs.
+    """Chosen positions of a data set, and which of their pairs.
 
     Attributes:
-        indices: positions in the data set.
-        pairs: (position, class id) of the pairs that belong to the subset, or None for all.
+        indices: positions in the data set, in the order of evaluation.
+        available: how many there were before the limit.
+        digest: hash of what was chosen, for the cell key.
+        pairs: (image id, class id) of the pairs that belong to the subset, or None for all.
     """
 
     indices: tuple[int, ...]
-    pairs: frozenset[tuple[int, int]] | None = None
+    available: int
+    digest: str
+    pairs: frozenset[tuple[str, int]] | None = None
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def targets(self, index: int, sample: Sample) -> tuple[Target, ...]:
-        """The targets of image ``index`` that belong to the subset."""
-        if self.pairs is None:
-            return sample.targets
-        return tuple(target for target in sample.targets if (index, target.class_id) in self.pairs)
+    def keeps(self, sample: Sample, target: Target) -> bool:
+        """Whether a pair of a chosen image is part of the subset."""
+        return self.pairs is None or (sample.image_id, target.class_id) in self.pairs
 
 
 def select(dataset: Dataset, limit: int | None = None) -> Selection:
@@ -50,36 +49,39 @@ def select(dataset: Dataset, limit: int | None = None) -> Selection:
         limit: the first so many images of what the other options leave, or None.
 
     Raises:
-        ConfigError: for ids that the data set does not hold.
+        ConfigError: for ids that the data set does not hold, or a subset without an image.
         DataError: when the file of ids cannot be read.
     """
-    chosen = _by_id(dataset, read_ids(dataset.ids)) if dataset.ids is not None else list(range(len(dataset)))
-    pairs: set[tuple[int, int]] | None = None
+    left = _by_id(dataset, read_ids(dataset.ids)) if dataset.ids is not None else list(range(len(dataset)))
+    pairs: set[tuple[str, int]] | None = None
     if dataset.subset == "random":
-        chosen = sorted(_shuffled(dataset, chosen)[: dataset.subset_size])
+        left = sorted(_shuffled(dataset, left)[: dataset.subset_size])
     elif dataset.subset == "balanced":
-        chosen = sorted(_balanced(dataset, _shuffled(dataset, chosen)))
+        left = sorted(_balanced(dataset, _shuffled(dataset, left)))
     elif dataset.subset is not None:
-        belongs = is_difficult if dataset.subset == "difficult" else is_single_object
-        pairs, kept = set(), []
-        for index in chosen:
-            sample = dataset.sample(index)
-            own = {(index, target.class_id) for target in sample.targets if belongs(sample, target, dataset.region)}
-            pairs |= own
-            if own or sample.error or sample.lost:
-                kept.append(index)
-        chosen = kept
-    indices = tuple(chosen if limit is None else chosen[:limit])
-    return Selection(indices, None if pairs is None else frozenset(pairs))
+        left, pairs = _defined(dataset, left)
+    if not left:
+        raise ConfigError(f"dataset.subset={dataset.subset}: no image of {dataset.name} belongs to it")
+    chosen = left[:limit]
+    what = json.dumps(chosen)
+    if pairs is not None:
+        what += json.dumps(sorted(pairs))
+    digest = hashlib.sha256(what.encode()).hexdigest()[:16]
+    return Selection(tuple(chosen), len(left), digest, None if pairs is None else frozenset(pairs))
 
 
-def subset_identity(dataset: Dataset) -> dict[str, Any]:
-    """What decides the subset, for the cell key: the ids themselves count, not where they stand."""
-    digest = None
-    if dataset.ids is not None:
-        digest = hashlib.sha256(json.dumps(sorted(read_ids(dataset.ids))).encode()).hexdigest()[:16]
-    seed = dataset.subset_seed if dataset.subset in ("random", "balanced") else None
-    return {"subset": dataset.subset, "subset_size": dataset.subset_size, "subset_seed": seed, "ids": digest}
+def _defined(dataset: Dataset, indices: list[int]) -> tuple[list[int], set[tuple[str, int]]]:
+    """Images and pairs of a subset that the annotation defines."""
+    belongs = is_difficult if dataset.subset == "difficult" else is_single_object
+    kept: list[int] = []
+    pairs: set[tuple[str, int]] = set()
+    for index in indices:
+        sample = dataset.sample(index)
+        own = {(sample.image_id, target.class_id) for target in sample.targets if belongs(sample, target, dataset.region)}
+        pairs |= own
+        if own or sample.error or sample.lost:
+            kept.append(index)
+    return kept, pairs
 
 
 def read_ids(ids: Any) -> list[str]:
