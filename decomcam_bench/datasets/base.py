@@ -138,12 +138,14 @@ class Dataset(abc.ABC):
         region: what localisation protocols use for this data set unless told otherwise:
             ``box`` or ``mask``.
         has_parts: whether targets carry parts.
+        causal_preset: preset of deletion and insertion unless told otherwise.
     """
 
     name: str = ""
 
     region: ClassVar[str] = "box"
     has_parts: ClassVar[bool] = False
+    causal_preset: ClassVar[str] = "rise"
     version: ClassVar[int] = 1
 
     @property
