@@ -39,6 +39,7 @@ class ToyBox(Dataset):
 
     region: ClassVar[str] = "mask"
     has_parts: ClassVar[bool] = True
+    causal_preset: ClassVar[str] = "steps20"
 
     def __post_init__(self) -> None:
         super().__post_init__()
