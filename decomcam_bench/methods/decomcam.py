@@ -45,7 +45,8 @@ class DecomCAM(Method):
     scored in batches of its own, so that a map of rank r is the same, bit by bit, whichever larger
     ranks were asked for with it, and all ranks cost what the largest costs.
 
-    The published forms differ (arXiv 2405.18882 and its repository); each is a YAML:
+    The published forms differ (arXiv 2405.18882 and its repository); each is a choice by name, so that
+    a table names it. The defaults of the fields are those of the first:
 
     - ``decomcam``: the paper's figure: min-max weights. The score of the blurred image would be
       taken off all scores alike, so it is not taken.
@@ -58,7 +59,6 @@ class DecomCAM(Method):
     - ``decomcam_pp``: the first with the channel weights of Grad-CAM++.
 
     Attributes:
-        variant: name of the form, for the reader of a table; the other fields decide.
         channels: class maps kept, all if the layer has fewer.
         channel_weights: ``gradcam`` (mean gradient) or ``gradcam++``.
         centring: take off each channel's mean over positions before the decomposition.
@@ -77,7 +77,6 @@ class DecomCAM(Method):
         baseline: score the blurred image, and take its score off the others.
     """
 
-    variant: str = "paper"
     channels: int = 100
     channel_weights: str = "gradcam"
     centring: bool = True
