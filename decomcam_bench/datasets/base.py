@@ -183,6 +183,7 @@ class Dataset(abc.ABC):
         region: what localisation protocols use for this data set unless told otherwise:
             ``box`` or ``mask``.
         has_parts: whether targets carry parts.
+        causal_preset: preset of deletion and insertion unless told otherwise.
     """
 
     name: str = ""
@@ -195,6 +196,7 @@ class Dataset(abc.ABC):
 
     region: ClassVar[str] = "box"
     has_parts: ClassVar[bool] = False
+    causal_preset: ClassVar[str] = "rise"
     version: ClassVar[int] = 1
     name_choices: ClassVar[tuple[str, ...]] = ("own", "clip")
 

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.datasets.base import Target
+from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.metrics.sums import ImageSums, mean_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +57,9 @@ class Column:
         direction: which way is better, or ``none`` for a descriptive number.
         low, high: the range of possible values; None where unbounded.
         unit: e.g. ``share``, ``px``, ``passes``.
+        value: the value of :meth:`evaluate` whose mean over pairs this is, where the metric has
+            no aggregation of its own; ``name`` if empty.
+        detail: shown on request only, not in the default table.
     """
 
     name: str
@@ -62,6 +67,8 @@ class Column:
     low: float | None = 0.0
     high: float | None = 1.0
     unit: str = "share"
+    value: str = ""
+    detail: bool = False
 
 
 @dataclass
@@ -114,6 +121,18 @@ class PairMap:
         return self.mask_region
 
     @cached_property
+    def total(self) -> float:
+        """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite."""
+        return float(self.original.sum(dtype=np.float64))
+
+    @cached_property
+    def flaw(self) -> str:
+        """Why no protocol can read the map (``map_not_finite``, ``map_zero_mass``), or ''."""
+        if not np.isfinite(self.total):
+            return "map_not_finite"
+        return "" if self.total > 0 else "map_zero_mass"
+
+    @cached_property
     def peak(self) -> tuple[int, int]:
         """(x, y) of the maximum in the original image; the first in raster order among ties."""
         y, x = np.unravel_index(int(self.original.argmax()), self.original.shape)
@@ -158,23 +177,38 @@ class PairBatch:
 class Metric(abc.ABC):
     """Base of all metrics. Subclasses are dataclasses; their fields are their options.
 
+    The number of the data set follows from sums over images (:meth:`image_sums`), so that the
+    statistics resample images without calling :meth:`evaluate` again.
+
     Attributes:
+        name: the name of its YAML; the columns are named after it.
         limit: score only the pairs of the first N images of the run, or all.
         version: raised when values change, since it is part of the metric key.
         needs: any of ``score`` (runs the model), ``components``, ``parts``, ``mask``, ``box``.
     """
 
+    name: str = ""
     limit: int | None = None
 
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"metric.limit={self.limit}: must be at least 1, or null for all images")
 
     @property
     @abc.abstractmethod
     def columns(self) -> Sequence[Column]:
         """The numbers that :meth:`aggregate` returns, in order."""
 
-    @abc.abstractmethod
+    def image_sums(self, records: pd.DataFrame) -> ImageSums:
+        """Sums over the pairs of each image, and the function from their total to the columns.
+
+        The mean over pairs of each column's own value, unless overridden.
+        """
+        return mean_sums(records, {column.name: column.value or column.name for column in self.columns})
+
     def aggregate(self, records: pd.DataFrame) -> dict[str, float]:
         """The numbers of the data set from the records of its evaluated pairs.
 
@@ -182,6 +216,9 @@ class Metric(abc.ABC):
             records: columns ``image_id``, ``class_id``, ``class_name`` and the values of
                 :meth:`evaluate`; only evaluated pairs. NaN where there is no record.
         """
+        if not len(records):
+            return {column.name: float("nan") for column in self.columns}
+        return self.image_sums(records).aggregate()
 
     def resolve(self, dataset: Any) -> Metric:
         """The same metric with choices that follow the data set (box or mask, say) filled in."""
@@ -205,12 +242,34 @@ class ModelMetric(Metric):
 
     @abc.abstractmethod
     def scored_per_pair(self, input_size: tuple[int, int]) -> int:
-        """Images put through the model for one pair, for the plan."""
+        """Most images put through the model for one pair, for the plan."""
+
+    def scored_per_batch(self, input_size: tuple[int, int]) -> int:
+        """Images put through the model once a batch, whatever its pairs, for the plan."""
+        return 0
 
 
-def column_means(records: pd.DataFrame, columns: Sequence[Column]) -> dict[str, float]:
-    """The mean over pairs of each column's own value; NaN where there is no record."""
-    return {
-        column.name: float(records[column.name].astype(np.float64).mean()) if len(records) else float("nan")
-        for column in columns
-    }
+def check_choice(key: str, value: Any, valid: Sequence[str]) -> None:
+    """Refuses a value that is not among the valid ones.
+
+    Raises:
+        ConfigError: naming key, value and valid values.
+    """
+    if value not in valid:
+        raise ConfigError(unknown(f"value of metric.{key}:", str(value), valid))
+
+
+def annotated_region(pair: PairMap, kind: str) -> np.ndarray | Skip | Fail:
+    """The region of a pair, or why it has none.
+
+    Skipped: ``no_mask`` (the data set has none for this target) and ``empty_region`` (no pixel:
+    an empty mask, a box outside the image, no box at all). Failed: ``bad_mask: ...``, a mask that
+    cannot be decoded.
+    """
+    if kind == "mask" and not pair.target.masks:
+        return Skip("no_mask")
+    try:
+        region = pair.region(kind)
+    except ValueError as error:
+        return Fail(f"bad_mask: {error}")
+    return region if region.any() else Skip("empty_region")

@@ -1,0 +1,154 @@
+"""Pointing game: does the maximum of the map hit the object?
+
+Protocol (Zhang et al. 2018, as TorchRay's ``benchmark/pointing_game.py`` implements it): the map is
+brought to the pixels (w, h) of the original image; its maximum (px, py) is a hit if any pixel of
+the annotated region satisfies ``(x - px)**2 + (y - py)**2 < tolerance**2``, strictly. All
+instances of the class make one region. A pair all of whose objects are flagged difficult is
+skipped; otherwise the difficult objects stay in the region. The number of the data set is the mean
+over classes of hits / (hits + misses).
+
+Known disagreements: gScoreCAM reports the share of pairs (our ``_pair_mean``), passes the point as
+(row, column) where (x, y) is read, and halves the box's size instead of taking its centre; Quantus
+has no tolerance, counts a hit if *any* of several tied maxima hits, and turns an undefined hit
+into a true one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import (
+    Column,
+    Fail,
+    MapMetric,
+    Outcome,
+    PairMap,
+    Skip,
+    annotated_region,
+    check_choice,
+)
+from decomcam_bench.metrics.sums import ImageSums, class_columns, class_mean, ratio, sum_by_image
+
+
+@lru_cache(maxsize=8)
+def _disc(tolerance: float) -> np.ndarray:
+    """Offsets strictly nearer than ``tolerance``, bool (2r + 1, 2r + 1); 0 holds the centre alone."""
+    radius = int(np.ceil(tolerance))
+    offsets = np.arange(-radius, radius + 1)
+    disc = (offsets[:, None] ** 2 + offsets[None, :] ** 2) < tolerance**2
+    disc[radius, radius] = True
+    return disc
+
+
+def hits_region(point: tuple[int, int], region: np.ndarray, tolerance: float) -> bool:
+    """Whether any pixel of the region is strictly nearer to the point than ``tolerance``.
+
+    Args:
+        point: (x, y), inside the image.
+        region: bool (height, width).
+        tolerance: in pixels; 0 asks whether the point itself lies in the region.
+    """
+    x, y = point
+    disc = _disc(float(tolerance))
+    radius = disc.shape[0] // 2
+    top, left = max(y - radius, 0), max(x - radius, 0)
+    window = region[top : y + radius + 1, left : x + radius + 1]
+    row, column = top - (y - radius), left - (x - radius)
+    return bool((window & disc[row : row + window.shape[0], column : column + window.shape[1]]).any())
+
+
+def is_difficult(pair: PairMap, region: np.ndarray) -> bool:
+    """The *difficult* subset of Zhang et al. (2018), section 5.1.
+
+    The region covers less than a quarter of the image, and the image shows another class too.
+    TorchRay reads the authors' lists for VOC07 and COCO14, which follow this definition.
+    """
+    distracted = any(other != pair.target.class_id for other in pair.image_classes)
+    return distracted and int(region.sum()) * 4 < region.size
+
+
+@dataclass
+class PointingGame(MapMetric):
+    """Share of pairs whose maximum hits the object.
+
+    Attributes:
+        tolerance: in pixels of the original image; 0: the maximum lies inside the region.
+        region: ``box``, ``mask``, or None: what the data set's protocol uses.
+        aggregate_by: what the main column is: ``class_mean`` (TorchRay) or ``pair_mean``.
+        absent_classes: a class without an evaluated pair: ``ignore`` leaves it out of the class
+            mean; ``zero`` counts it as 0, as TorchRay does. On a whole benchmark the two agree; on
+            a subset the second measures the subset, so the first is the default.
+        skip_difficult_only: leave out pairs whose objects are all flagged difficult.
+        n_classes: classes of the data set; filled in by :meth:`resolve` for ``zero``.
+    """
+
+    tolerance: float = 15.0
+    region: str | None = None
+    aggregate_by: str = "class_mean"
+    absent_classes: str = "ignore"
+    skip_difficult_only: bool = True
+    n_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.tolerance <= 10_000:
+            raise ConfigError(f"metric.tolerance={self.tolerance}: must lie in 0..10000 pixels")
+        check_choice("region", self.region or "box", ("box", "mask"))
+        check_choice("aggregate_by", self.aggregate_by, ("class_mean", "pair_mean"))
+        check_choice("absent_classes", self.absent_classes, ("ignore", "zero"))
+
+    def resolve(self, dataset: Any) -> PointingGame:
+        n_classes = len(dataset.class_names) if self.absent_classes == "zero" else None
+        return dataclasses.replace(self, region=self.region or dataset.region, n_classes=n_classes)
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        name = self.name or "pointing"
+        other = "pair_mean" if self.aggregate_by == "class_mean" else "class_mean"
+        return (Column(name), Column(f"{name}_{other}", detail=True), Column(f"{name}_difficult", detail=True))
+
+    def evaluate(self, pair: PairMap) -> Outcome:
+        """``hit``, whether the pair is of the ``difficult`` subset, and the maximum ``x``, ``y``.
+
+        Skipped: ``difficult_only``, ``no_mask``, ``empty_region``. Failed: ``map_not_finite``,
+        ``map_zero_mass``. The first of several equal maxima in raster order counts.
+        """
+        if self.skip_difficult_only and len(pair.target.difficult) and pair.target.difficult.all():
+            return Skip("difficult_only")
+        region = annotated_region(pair, self.region or "box")
+        if not isinstance(region, np.ndarray):
+            return region
+        if pair.flaw:
+            return Fail(pair.flaw)
+        x, y = pair.peak
+        return {
+            "hit": hits_region((x, y), region, self.tolerance),
+            "difficult": is_difficult(pair, region),
+            "x": x,
+            "y": y,
+        }
+
+    def image_sums(self, records: pd.DataFrame) -> ImageSums:
+        """Hits and counts of each class, of all pairs and of the difficult ones."""
+        hit, difficult = (records[key].to_numpy(dtype=np.float64) for key in ("hit", "difficult"))
+        blocks = [class_columns(records, values) for values in (hit, np.ones(len(hit)), hit * difficult, difficult)]
+        classes = blocks[0][1]
+
+        def combine(totals: np.ndarray) -> dict[str, np.ndarray]:
+            hits, counts, hard_hits, hard_counts = np.split(totals, [classes, 2 * classes, 3 * classes], axis=1)
+            zero = self.n_classes or classes if self.absent_classes == "zero" else None
+            by_class = class_mean(hits, counts, zero), class_mean(hard_hits, hard_counts, zero)
+            by_pair = ratio(hits.sum(axis=1), counts.sum(axis=1)), ratio(hard_hits.sum(axis=1), hard_counts.sum(axis=1))
+            main, other = (by_class, by_pair) if self.aggregate_by == "class_mean" else (by_pair, by_class)
+            return dict(zip((column.name for column in self.columns), (main[0], other[0], main[1]), strict=True))
+
+        return sum_by_image(records, sparse.hstack([block for block, _ in blocks], format="csr"), combine)
