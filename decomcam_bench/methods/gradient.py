@@ -91,7 +91,11 @@ class XGradCAM(GradientMethod):
 
 @dataclass
 class HiResCAM(GradientMethod):
-    """sum_k G_k A_k, element by element (Draelos and Carin 2020)."""
+    """sum_k G_k A_k, element by element (Draelos and Carin 2020).
+
+    Where tokens reach the score through a layer norm alone (a ViT's residual stream before its last
+    block), their scale does not matter to the score: the sum is 0 there but for rounding.
+    """
 
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         return (G * A).sum(1)

@@ -182,7 +182,8 @@ def _tiny(tower: str) -> ClipModel:
 
 @pytest.fixture(scope="session")
 def clip_case() -> Callable[[str], ClipCase]:
-    """``tiny-resnet``, ``tiny-vit`` (random weights), ``toyclip-resnet`` or ``toyclip-vit`` (trained)."""
+    """A case by name: ``tiny`` (random weights), ``double`` (the same in double precision) or ``toyclip``
+    (trained), then ``-resnet`` or ``-vit``."""
     made: dict[str, ClipCase] = {}
 
     def get(name: str) -> ClipCase:
@@ -190,6 +191,10 @@ def clip_case() -> Callable[[str], ClipCase]:
             family, tower = name.split("-")
             if family == "tiny":
                 made[name] = _case(name, _tiny(tower))
+            elif family == "double":
+                made[name] = _case(name, _tiny(tower))
+                made[name].model.clip.visual.double()
+                made[name].images = made[name].images.double()
             else:
                 try:
                     made[name] = _case(name, ToyClip(name=name, tower=tower).load("cpu", "fp32"))
@@ -209,7 +214,7 @@ class PgcModel(torch.nn.Module):
         self.text = case.bank.embeddings
 
     def forward(self, images: Tensor) -> Tensor:
-        return 100 * torch.nn.functional.normalize(self.visual(images), dim=1) @ self.text.T
+        return 100 * torch.nn.functional.normalize(self.visual(images).float(), dim=1) @ self.text.T
 
 
 @pytest.fixture
@@ -228,7 +233,7 @@ def pgc_maps() -> Callable[..., np.ndarray]:
         if layer.startswith("block"):
             number, _, point = layer.removeprefix("block").partition(".")
             block = visual.transformer.resblocks[int(number)]
-            target = getattr(block, point or "ln_1")
+            target = block if point == "out" else getattr(block, point or "ln_1")
             rows, columns = visual.grid_size
 
             def reshape(tokens: Tensor) -> Tensor:
