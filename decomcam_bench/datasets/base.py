@@ -232,9 +232,27 @@ class Dataset(abc.ABC):
         """Names in the wording that CLIP was trained to read; the own names unless overridden."""
         return self.class_names
 
+    def worded(self, names: str) -> Sequence[str]:
+        """Class names in one of the wordings of :attr:`name_choices`, by class id."""
+        return self.clip_names if names == "clip" else self.class_names
+
+    @property
+    def free_texts(self) -> frozenset[int]:
+        """Class ids whose name is a free text, which no template is put round."""
+        return frozenset()
+
+    @property
+    def available(self) -> frozenset[str]:
+        """What its targets carry, out of ``box``, ``mask`` and ``parts``; see :attr:`Metric.needs`."""
+        return frozenset({"box", *(["mask"] if self.region == "mask" else []), *(["parts"] if self.has_parts else [])})
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Number of images, the unusable ones included."""
+
+    def image_id(self, index: int) -> str:
+        """The id of image ``index``, the same as its sample's; cheaper where a subclass says so."""
+        return self.sample(index).image_id
 
     @abc.abstractmethod
     def sample(self, index: int) -> Sample:
@@ -297,7 +315,7 @@ class Prompts:
     """How a class becomes texts: which names, and which templates (averaged by the text bank).
 
     Attributes:
-        names: ``clip`` for :attr:`Dataset.clip_names`, anything else for :attr:`Dataset.class_names`.
+        names: one of the data set's :attr:`Dataset.name_choices`.
         templates: each holds one ``{}``.
     """
 
@@ -306,5 +324,7 @@ class Prompts:
 
     def texts(self, dataset: Dataset) -> list[list[str]]:
         """One list of texts a class, in the order of the class ids."""
-        names = dataset.clip_names if self.names == "clip" else dataset.class_names
-        return [[template.replace("{}", name) for template in self.templates] for name in names]
+        return [
+            [name] if number in dataset.free_texts else [template.replace("{}", name) for template in self.templates]
+            for number, name in enumerate(dataset.worded(self.names))
+        ]

@@ -68,6 +68,18 @@ class FileDataset(Dataset):
             "or name its folder with dataset.root=DIR"
         )
 
+    def find(self, *names: str) -> Path:
+        """The first of several files or folders that lies under the root, or one level off.
+
+        Raises:
+            DataError: when none is there; names the first.
+        """
+        for place in (self.base, self.base / self.folder, self.base.parent):
+            for name in names:
+                if (place / name).exists():
+                    return place / name
+        raise self.missing(names[0])
+
     def sample(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: no image number {index}")
@@ -148,20 +160,30 @@ class Gathering:
         mask: Any = None,
         parts: Iterable[Any] = (),
         text: str = "",
+        label: str = "",
     ) -> None:
-        """Adds an instance; a box that does not fit is clipped or refused, and noted."""
+        """Adds an instance; a box that does not fit is clipped or refused, and noted.
+
+        Args:
+            label: names the annotation in what is noted.
+        """
+        prefix = f"{label}: " if label else ""
         if box is not None:
             try:
                 box, reason = fit_box(box, self.width, self.height)
             except ValueError as error:
-                self.refuse(str(error), class_id, class_name)
+                self.refuse(f"{prefix}{error}", class_id, class_name)
                 return
             if reason:
-                self.problems.append(Problem(self.file, self.image_id, reason, class_id, class_name))
+                self.note(f"{prefix}{reason}", class_id, class_name)
         self._names[class_id] = class_name
         self._rows.setdefault(class_id, []).append(
             {"box": box, "difficult": difficult, "crowd": crowd, "mask": mask, "parts": tuple(parts), "text": text}
         )
+
+    def note(self, reason: str, class_id: int = -1, class_name: str = "") -> None:
+        """Notes something that was wrong and leaves its pair as it is."""
+        self.problems.append(Problem(self.file, self.image_id, reason, class_id, class_name))
 
     def refuse(self, reason: str, class_id: int = -1, class_name: str = "") -> None:
         """Notes an instance that cannot be used; its pair is lost if no other instance is left."""

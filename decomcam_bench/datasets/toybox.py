@@ -39,6 +39,7 @@ class ToyBox(Dataset):
 
     region: ClassVar[str] = "mask"
     has_parts: ClassVar[bool] = True
+    causal_preset: ClassVar[str] = "steps20"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +64,9 @@ class ToyBox(Dataset):
 
     def __len__(self) -> int:
         return self.size
+
+    def image_id(self, index: int) -> str:
+        return f"{self.split}_{index:06d}"
 
     def _drawn(self, index: int) -> Scene:
         if not 0 <= index < self.size:
@@ -90,4 +94,4 @@ class ToyBox(Dataset):
                     parts=tuple(Part(name, ArrayMask(mask)) for name, mask in parts.items()),
                 )
             )
-        return Sample(f"{self.split}_{index:06d}", SIDE, SIDE, tuple(targets))
+        return Sample(self.image_id(index), SIDE, SIDE, tuple(targets))

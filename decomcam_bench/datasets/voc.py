@@ -106,11 +106,18 @@ class VOC(FileDataset):
         return tuple(_CLEANED.get(name, name) for name in CLASSES)
 
     @property
+    def available(self) -> frozenset[str]:
+        return frozenset({"box", "mask"} if self.masks else {"box"})
+
+    @property
     def identity(self) -> dict[str, Any]:
         return {**super().identity, "year": self.year, "split": self.split, "masks": self.masks}
 
     def __len__(self) -> int:
         return len(self._image_ids)
+
+    def image_id(self, index: int) -> str:
+        return self._image_ids[index]
 
     def image_file(self, index: int) -> Path:
         return inside(self._folder / "JPEGImages", f"{self._listed[index]}.jpg")
