@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -147,7 +148,7 @@ class DecomCAM(Method):
         A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
         weights = channel_weights(A, G, self.channel_weights).double()
         kept = weights.argsort(dim=1, descending=True, stable=True)[:, : self.channels]
-        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, A[0, 0].numel())).double()
+        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, math.prod(A.shape[2:]))).double()
         return (chosen * weights.gather(1, kept)[..., None]).mT
 
     @property

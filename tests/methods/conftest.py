@@ -39,7 +39,7 @@ class Scorer:
         self.scored += len(images)
         self.largest = max(self.largest, len(images))
         self.images.append(images.detach().clone())
-        return (images.float() * self.image_weights.to(images.device)[pair]).flatten(1).sum(1)
+        return (images.float() * self.image_weights.to(images.device)[pair]).flatten(1).sum(1) + 1
 
     def head(self, activations: Tensor, pair: Tensor) -> Tensor:
         self.headed += len(activations)
@@ -62,9 +62,9 @@ def plain_evidence(
     """Evidence of random tensors, activations like those behind a ReLU."""
     g = torch.Generator().manual_seed(seed)
     pairs = len(image_of)
-    pictures = (torch.rand(images, 3, *size, generator=g) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(
-        STD
-    ).view(3, 1, 1)
+    pictures = (torch.rand(images, 3, *size, generator=g) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(
+        3, 1, 1
+    )
     activations = (torch.randn(images, channels, *grid, generator=g) + 0.3).relu()
     gradients = torch.randn(pairs, channels, *grid, generator=g)
     scorer = Scorer(
@@ -174,7 +174,7 @@ def _tiny(tower: str) -> ClipModel:
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
 
     def tokenizer(texts: list[str]) -> Tensor:
-        rows = [[1 + sum(map(ord, word)) % 60 for word in text.split()][:6] + [63] for text in texts]
+        rows = [[*(1 + sum(map(ord, word)) % 60 for word in text.split()[:6]), 63] for text in texts]
         return torch.tensor([row + [0] * (8 - len(row)) for row in rows])
 
     return ClipModel(clip, tokenizer, f"tiny-{tower}", 96, MEAN, STD)

@@ -104,9 +104,7 @@ def test_weights() -> None:
     np.testing.assert_allclose(component_weights(d, present, "threshold", 0.01), threshold, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["decomcam", "decomcam_v1", "decomcam_notebook", "decomcam_v25", "decomcam_pp"]
-)
+@pytest.mark.parametrize("name", ["decomcam", "decomcam_v1", "decomcam_notebook", "decomcam_v25", "decomcam_pp"])
 def test_ranks_share_scores_and_arithmetic(name: str) -> None:
     together, scorer = plain_evidence()
     many = form(name).explain(together, [1, 3, 5])

@@ -70,5 +70,5 @@ def test_pairs_of_one_image_share_a_map() -> None:
 
 
 def test_sign_has_no_halves() -> None:
-    with pytest.raises(ConfigError, match="method.sign=both"):
+    with pytest.raises(ConfigError, match=r"method\.sign=both"):
         EigenCAM(sign="both")
