@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,7 +46,8 @@ class DecomCAM(Method):
     scored in batches of its own, so that a map of rank r is the same, bit by bit, whichever larger
     ranks were asked for with it, and all ranks cost what the largest costs.
 
-    The published forms differ (arXiv 2405.18882 and its repository); each is a YAML:
+    The published forms differ (arXiv 2405.18882 and its repository); each is a choice by name, so that
+    a table names it. The defaults of the fields are those of the first:
 
     - ``decomcam``: the paper's figure: min-max weights. The score of the blurred image would be
       taken off all scores alike, so it is not taken.
@@ -58,7 +60,6 @@ class DecomCAM(Method):
     - ``decomcam_pp``: the first with the channel weights of Grad-CAM++.
 
     Attributes:
-        variant: name of the form, for the reader of a table; the other fields decide.
         channels: class maps kept, all if the layer has fewer.
         channel_weights: ``gradcam`` (mean gradient) or ``gradcam++``.
         centring: take off each channel's mean over positions before the decomposition.
@@ -77,7 +78,6 @@ class DecomCAM(Method):
         baseline: score the blurred image, and take its score off the others.
     """
 
-    variant: str = "paper"
     channels: int = 100
     channel_weights: str = "gradcam"
     centring: bool = True
@@ -148,7 +148,7 @@ class DecomCAM(Method):
         A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
         weights = channel_weights(A, G, self.channel_weights).double()
         kept = weights.argsort(dim=1, descending=True, stable=True)[:, : self.channels]
-        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, A[0, 0].numel())).double()
+        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, math.prod(A.shape[2:]))).double()
         return (chosen * weights.gather(1, kept)[..., None]).mT
 
     @property
