@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Value = float | int | bool | np.ndarray
 Shared = TypeVar("Shared")
+Direction = Literal["higher", "lower", "none"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Column:
     """
 
     name: str
-    direction: Literal["higher", "lower", "none"] = "higher"
+    direction: Direction = "higher"
     low: float | None = 0.0
     high: float | None = 1.0
     unit: str = "share"

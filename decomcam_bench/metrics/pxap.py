@@ -38,10 +38,10 @@ def bin_of(scores: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
     Args:
         scores: float64, at least ``edges[0]``, at most 1.
-        edges: float64, evenly spaced from 0 up to rounding.
+        edges: float64, at least two, evenly spaced from 0 up to rounding; only the last may be nearer.
     """
-    place = (scores * len(edges)).astype(np.int64) if len(edges) > 1 else np.zeros(scores.shape, dtype=np.int64)
-    np.minimum(place, len(edges) - 1, out=place)
+    # A guess that is off by one at most, then mended: much faster than a search for each pixel.
+    place = np.minimum((scores / edges[1]).astype(np.int64), len(edges) - 1)
     place -= scores < edges[place]
     following = np.append(edges[1:], np.inf)
     place += scores >= following[place]
