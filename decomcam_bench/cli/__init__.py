@@ -51,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         word = next((w for w in arguments if not w.startswith("-")), "")
         if word and word not in COMMANDS:
             raise UserError(f"unknown command '{word}'{did_you_mean(word, COMMANDS)}; valid: {', '.join(COMMANDS)}")
-        parsed = parser.parse_args([w for w in arguments if w != "--debug"])
+        parsed, rest = parser.parse_known_args([w for w in arguments if w != "--debug"])
+        if rest:
+            if not hasattr(parsed, "overrides") or any(w.startswith("-") for w in rest):
+                raise UserError(f"unrecognized arguments: {' '.join(rest)}; see decomcam-bench {parsed.command} --help")
+            parsed.overrides += rest
         if parsed.command is None:
             parser.print_help()
             return 0
