@@ -295,7 +295,9 @@ class _Part:
             assert isinstance(metric, MapMetric)
             for row, reason, view in zip(rows, reasons, views, strict=True):
                 if metric.limit is None or row["position"] < metric.limit:
-                    outcome = Fail(reason) if reason else _guarded(metric, view)
+                    outcome = _guarded(metric, view)
+                    if reason and not isinstance(outcome, Skip):
+                        outcome = Fail(reason)
                     self.values[cell.key, planned.key].append({**row, **_record(outcome)})
 
     def _model_metric(
