@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from decomcam_bench import __version__
 from decomcam_bench.errors import UserError, did_you_mean
 
-COMMANDS = ("run", "table", "list", "show", "doctor")
+COMMANDS = ("run", "table", "list", "show", "doctor", "explain")
 
 _EPILOG = """\
 examples:
@@ -51,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         word = next((w for w in arguments if not w.startswith("-")), "")
         if word and word not in COMMANDS:
             raise UserError(f"unknown command '{word}'{did_you_mean(word, COMMANDS)}; valid: {', '.join(COMMANDS)}")
-        parsed = parser.parse_args([w for w in arguments if w != "--debug"])
+        parsed, rest = parser.parse_known_args([w for w in arguments if w != "--debug"])
+        # argparse takes positional words in one place; overrides may also stand behind options.
+        if any(w.startswith("-") for w in rest) or (rest and not hasattr(parsed, "overrides")):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            parsed.overrides = [*parsed.overrides, *rest]
         if parsed.command is None:
             parser.print_help()
             return 0

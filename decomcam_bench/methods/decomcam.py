@@ -94,7 +94,6 @@ class DecomCAM(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients", "score"})
     ranked: ClassVar[bool] = True
-    default_rank: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
