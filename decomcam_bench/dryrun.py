@@ -6,48 +6,51 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from decomcam_bench.models.clip import ClipModel, Passes
-from decomcam_bench.plan import Group, Plan, expected_passes
+from decomcam_bench.plan import Amount, Group, Plan, expected_passes
 from decomcam_bench.results.store import RECORDS, part_size
 
 #: Assumed speed where the store has no run to learn from, in floating-point operations a second.
 _NOMINAL = {"cpu": 2.0e10, "cuda": 1.0e13}
 
 
-def count_pairs(group: Group, parts: set[int] | None = None) -> tuple[int, int]:
-    """Images and pairs of a group, in all parts or in some."""
-    images = pairs = 0
+def count(group: Group, batch_size: int, parts: set[int] | None = None) -> Amount:
+    """Images, pairs and chunks of a group, in all parts or in some."""
+    amount = Amount()
     size = part_size(group.images)
-    for position, index in enumerate(group.selection.indices):
-        if parts is not None and position // size not in parts:
+    for part in range(-(-group.images // size)):
+        if parts is not None and part not in parts:
             continue
-        sample = group.dataset.sample(index)
-        images += 1
-        pairs += sum(group.selection.keeps(sample, target) for target in sample.targets) + len(sample.lost)
-    return images, pairs
+        indices = group.selection.indices[part * size : (part + 1) * size]
+        for start in range(0, len(indices), batch_size):
+            samples = [group.dataset.sample(index) for index in indices[start : start + batch_size]]
+            kept = sum(group.selection.keeps(sample, target) for sample in samples for target in sample.targets)
+            amount.images += len(samples)
+            amount.pairs += kept
+            amount.chunks += -(-kept // batch_size)
+    return amount
 
 
 def describe(plan: Plan) -> str:
     """The plan as text; nothing is computed."""
-    save_maps = plan.config.keys.save_maps
+    save_maps, batch_size = plan.config.keys.save_maps, plan.config.keys.batch_size
     lines = [f"{len(plan.cells)} cells, device {plan.device}, store {plan.store.root}"]
     total, seconds = Passes(), 0.0
     for group in plan.groups:
-        count = -(-group.images // part_size(group.images)) if group.images else 0
-        images, pairs = count_pairs(group)
-        lines.append(f"\n{group.label}: {images} images, {pairs} pairs, {count} parts")
+        parts = -(-group.images // part_size(group.images))
+        everything = count(group, batch_size)
+        lines.append(f"\n{group.label}: {everything.images} images, {everything.pairs} pairs, {parts} parts")
         for cell in group.cells:
-            missing = sum(bool(cell.missing(part, save_maps)) for part in range(count))
+            missing = sum(bool(cell.missing(part, save_maps)) for part in range(parts))
             maps = len(cell.done.get(RECORDS, ()))
-            state = "done" if not missing else f"{count - missing} of {count} parts done"
-            if missing and maps == count:
+            state = "done" if not missing else f"{parts - missing} of {parts} parts done"
+            if missing and maps == parts:
                 state += " (maps known, metrics to add)"
             rank = f" rank {cell.rank}" if cell.rank else ""
             layer = f" {cell.layer}" if cell.layer else ""
             metrics = ", ".join(str(metric.content["name"]) for metric in cell.metrics)
             lines.append(f"  {cell.key}  {cell.display['method']}{layer}{rank}: {metrics}; {state}")
-        todo = {p for p in range(count) if any(cell.missing(p, save_maps) for cell in group.cells)}
-        images, pairs = count_pairs(group, todo)
-        passes = expected_passes(group, pairs, images, save_maps)
+        todo = {p for p in range(parts) if any(cell.missing(p, save_maps) for cell in group.cells)}
+        passes = expected_passes(group, count(group, batch_size, todo), save_maps)
         for name, value in passes.as_dict().items():
             setattr(total, name, getattr(total, name) + value)
         seconds += _seconds(plan, group.model, passes)

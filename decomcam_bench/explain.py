@@ -344,7 +344,7 @@ class _Session:
             raise ConfigError(f"method={name} draws the annotated region, and a picture alone has none")
         if method.score == "softmax" and len(self.texts) < 2 and method.needs & {"gradients", "score", "head"}:
             raise ConfigError(
-                f"method={name} scores by a softmax over the texts; give a second --text, or method.score=logits"
+                f"method={name} scores by a softmax over the texts; give a second text, or method.score=logits"
             )
         layer = self.model.tower.canonical(setting.keys.layer or self.default_layer) if method.uses_layer else ""
         rank = (setting.keys.rank or method.default_rank) if method.ranked else None

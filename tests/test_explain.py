@@ -210,7 +210,7 @@ def test_exit_status_when_there_is_no_map_at_all(
         "method.threshold=1e9",
         "rank=1",
     ]
-    assert main([*words, "--output", str(tmp_path / "none.png")]) == 1
+    assert main([*words, "rank=1", "--output", str(tmp_path / "none.png")]) == 1
     assert "no map of decomcam_v25[threshold=1000000000.0] for 'a': zero_map" in capsys.readouterr().err
 
 

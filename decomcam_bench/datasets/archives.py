@@ -50,9 +50,7 @@ def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Prog
         raise
 
 
-def _unpack_zip(
-    archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequence[str], report: Progress
-) -> int:
+def _unpack_zip(archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequence[str], report: Progress) -> int:
     members = [info for info in opened.infolist() if not only or _matches(info.filename, only)]
     for info in members:
         _check_name(archive, info.filename)
@@ -117,7 +115,9 @@ def _check_space(archive: Path, folder: Path, needed: int) -> None:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
-        raise DataError(f"{archive}: unpacked it needs {needed / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free")
+        raise DataError(
+            f"{archive}: unpacked it needs {needed / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free"
+        )
 
 
 def nested_archives(folder: Path, names: Sequence[str]) -> Iterator[Path]:

@@ -40,6 +40,7 @@ class CocoIndex:
         file: the JSON file.
         images: in the order of the file; a repeated id stays as an entry with an error.
         categories: (id, name), by ascending id.
+        super_names: the super-category of each category id that states one.
         annotations: by image position: dictionaries with the keys that the file gives, polygons as
             float64 arrays, a ``label`` for messages, and an ``error`` where it is unusable.
         problems: annotations that belong to no image.
@@ -48,6 +49,7 @@ class CocoIndex:
     file: Path
     images: list[CocoImage]
     categories: list[tuple[int, str]]
+    super_names: dict[int, str]
     annotations: list[list[dict[str, Any]]]
     problems: list[Problem]
 
@@ -87,7 +89,10 @@ class CocoIndex:
             seen.add(_hashable(row.get("id")))
             row["segmentation"] = _compact(row.get("segmentation"))
             annotations[place].append(row)
-        return CocoIndex(file, images, _categories(file, content["categories"]), annotations, problems)
+        categories = _categories(file, content["categories"])
+        named = [entry for entry in content["categories"] if isinstance(entry.get("supercategory"), str)]
+        super_names = {entry["id"]: entry["supercategory"] for entry in named}
+        return CocoIndex(file, images, categories, super_names, annotations, problems)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class ImageMask:
                 values = np.asarray(image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB"))
         except Exception as error:  # whatever a damaged file makes Pillow raise
             raise ValueError(f"{self.file}: not a readable mask ({error})") from error
-        return values.any(axis=2) if values.ndim == 3 else np.asarray(values, dtype=bool)
+        return np.asarray(values.any(axis=2) if values.ndim == 3 else values, dtype=bool)
 
     @property
     def digest(self) -> bytes:
@@ -94,7 +94,7 @@ class Custom(FileDataset):
             self._read_json()
         if not self._images:
             raise DataError(f"{self._file}: no image in it")
-        found = {(row.name, row.free) for rows in self._rows for row in rows if not row.error}
+        found: set[tuple[str, bool]] = {(row.name, row.free) for rows in self._rows for row in rows if not row.error}
         self._classes = sorted(found | {(name, False) for name in self._json_names})
         self._class_of = {key: number for number, key in enumerate(self._classes)}
         self._image_folder = self._find_images()
@@ -126,7 +126,7 @@ class Custom(FileDataset):
             folder = self._file.parent
         if not folder.is_dir():
             raise DataError(f"dataset.images={self.images or folder}: no such folder; name the folder of the images")
-        first = next((name for _, name, _, _, error in self._images if not error), "")
+        first = next((image[1] for image in self._images if not image[4]), "")
         nested = folder / "images"
         return nested if not self.images and not (folder / first).is_file() and nested.is_dir() else folder
 

@@ -118,8 +118,8 @@ def _continue(url: str, part: Path, progress: Progress) -> bool:
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
-        if total.isdecimal() and int(total) == have:
+        announced = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+        if announced.isdecimal() and int(announced) == have:
             return True
         _forget(part)
         return False

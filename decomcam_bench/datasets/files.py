@@ -13,7 +13,7 @@ import numpy as np
 
 from decomcam_bench.datasets.base import Dataset, Problem, Sample, Target
 from decomcam_bench.datasets.images import read_image
-from decomcam_bench.errors import DataError
+from decomcam_bench.errors import ConfigError, DataError
 
 #: Boxes may pass the border by less than this and are clipped without a record: official files
 #: round to two decimals, and their far edges then exceed the image by fractions of a pixel.
@@ -105,6 +105,19 @@ class FileDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_samples": {}}
+
+
+def check_classes(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Class names that a configuration gives for a set in a benchmark's layout; empty for none.
+
+    Raises:
+        ConfigError: for an empty list or name, or one that occurs twice.
+    """
+    if names is None:
+        return ()
+    if not names or len(set(names)) != len(names) or not all(name.strip() for name in names):
+        raise ConfigError(f"dataset.classes={list(names)}: give at least one name, each once")
+    return tuple(names)
 
 
 def fit_box(box: Sequence[float], width: int, height: int) -> tuple[tuple[float, float, float, float], str]:

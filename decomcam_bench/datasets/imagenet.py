@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from decomcam_bench.datasets.base import Sample
-from decomcam_bench.datasets.files import FileDataset, Gathering, inside, unique_ids
+from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, inside, unique_ids
 from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.prompts import imagenet_names
@@ -41,16 +41,19 @@ class ImageNet(FileDataset):
 
     Attributes:
         boxes: ``xml``, ``wsol``, or ``auto`` for whichever lies under the root (XML first).
+        classes: names of the first classes, for another set in this layout; None for ImageNet's.
     """
 
     names: str = "clip"
     boxes: str = "auto"
+    classes: list[str] | None = None
 
     folder: ClassVar[str] = "imagenet"
     name_choices: ClassVar[tuple[str, ...]] = ("clip", "wnid")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._class_names = check_classes(self.classes) or imagenet_names()
         if self.boxes not in SOURCES:
             raise ConfigError(f"dataset.boxes={self.boxes}: " + unknown("source of boxes", self.boxes, SOURCES))
         roots = [self.base, *([self.base.parent] if self.base.name in _IMAGES else [])]
@@ -78,14 +81,14 @@ class ImageNet(FileDataset):
     @property
     def class_names(self) -> Sequence[str]:
         """CLIP's names; the data set itself names its classes by WordNet ids."""
-        return imagenet_names()
+        return self._class_names
 
     def worded(self, names: str) -> Sequence[str]:
-        return WNIDS if names == "wnid" else imagenet_names()
+        return WNIDS[: len(self._class_names)] if names == "wnid" else self._class_names
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "boxes": "wsol" if self._metadata else "xml"}
+        return {**super().identity, "boxes": "wsol" if self._metadata else "xml", "classes": self.classes}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -127,7 +130,7 @@ class ImageNet(FileDataset):
 
     def _from_metadata(self, index: int, listed: str) -> Sample:
         assert self._metadata is not None
-        label = self._metadata.label(listed)
+        label = self._metadata.label(listed, len(self._class_names))
         width, height = self._metadata.size(listed) or image_size(self.image_file(index))
         gathering = Gathering(str(self._metadata.folder / "localization.txt"), self._image_ids[index], width, height)
         folder = self._label_of.get(Path(listed).stem)
@@ -147,6 +150,7 @@ class ImageNet(FileDataset):
         folder = self._label_of.get(stem)
         for item in annotation.objects:
             label = _INDEX.get(item.name, -1)
+            label = label if label < len(self._class_names) else -1
             name = self.class_names[label] if label >= 0 else item.name
             if label < 0:
                 gathering.refuse(f"unknown class '{item.name}', which is no WordNet id of ILSVRC2012", class_name=name)

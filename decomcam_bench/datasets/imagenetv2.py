@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from decomcam_bench.datasets.base import Sample, Target
-from decomcam_bench.datasets.files import FileDataset, Gathering, inside, unique_ids
+from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, inside, unique_ids
 from decomcam_bench.datasets.imagenet import add_boxes
 from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.images import image_size
@@ -33,16 +33,19 @@ class ImageNetV2(FileDataset):
 
     Attributes:
         variant: ``threshold0.7``, ``matched-frequency`` or ``top-images``.
+        classes: names of the first classes, for another set in this layout; None for ImageNet's.
     """
 
     names: str = "clip"
     variant: str = "threshold0.7"
+    classes: list[str] | None = None
 
     folder: ClassVar[str] = "imagenetv2"
     name_choices: ClassVar[tuple[str, ...]] = ("clip", "wnid")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._class_names = check_classes(self.classes) or imagenet_names()
         if self.variant not in VARIANTS:
             raise ConfigError(f"dataset.variant={self.variant}: " + unknown("variant", self.variant, VARIANTS))
         stem = f"imagenetv2-{self.variant}"
@@ -74,14 +77,14 @@ class ImageNetV2(FileDataset):
 
     @property
     def class_names(self) -> Sequence[str]:
-        return imagenet_names()
+        return self._class_names
 
     def worded(self, names: str) -> Sequence[str]:
-        return WNIDS if names == "wnid" else imagenet_names()
+        return WNIDS[: len(self._class_names)] if names == "wnid" else self._class_names
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "variant": self.variant}
+        return {**super().identity, "variant": self.variant, "classes": self.classes}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -112,6 +115,8 @@ class ImageNetV2(FileDataset):
             if self._metadata is not None:
                 return self._boxed(index, self._metadata)
             label = int(self._listed[index].partition("/")[0])
+            if label >= len(self._class_names):
+                raise ValueError(f"{self._listed[index]}: there is no class {label}")
             width, height = image_size(self.image_file(index))
         except (ValueError, OSError) as error:
             return Sample(image_id, 0, 0, (), str(error))
@@ -119,7 +124,7 @@ class ImageNetV2(FileDataset):
 
     def _boxed(self, index: int, metadata: WsolMetadata) -> Sample:
         listed = metadata.ids[index]
-        label = metadata.label(listed)
+        label = metadata.label(listed, len(self._class_names))
         width, height = metadata.size(listed) or image_size(self.image_file(index))
         gathering = Gathering(str(metadata.folder / "localization.txt"), self._image_ids[index], width, height)
         folder = self._listed[index].partition("/")[0]

@@ -76,18 +76,22 @@ class PartImageNet(FileDataset):
         relative = next(name for name in sorted(files, key=len, reverse=True) if file.as_posix().endswith(f"/{name}"))
         self._folder = file.parents[relative.count("/")]
         self._part_names = dict(self._index.categories)
+        self._super_of = {
+            name: super_category(name, self._index.super_names.get(number, ""))
+            for number, name in self._index.categories
+        }
         self._classes = self._make_classes(file)
         self._class_of = {key: number for number, key in enumerate(self._classes)}
 
     def _make_classes(self, file: Path) -> list[tuple[str, str]]:
         """The classes as (wnid, or super-category without labels; part, or empty for objects)."""
         if self.names != "label":
-            supers = list(dict.fromkeys(super_category(name) for name in self._part_names.values()))
+            supers = list(dict.fromkeys(self._super_of.values()))
             known = [name for name in _SUPERS if name in supers]
             order = known if len(known) == len(supers) else supers
             if self.unit == "object":
                 return [(name, "") for name in order]
-            return [(super_category(name), name) for name in self._part_names.values()]
+            return [(self._super_of[name], name) for name in self._part_names.values()]
         keys = set()
         for image, rows in zip(self._index.images, self._index.annotations, strict=True):
             wnid = wnid_of(image.file_name)
@@ -114,7 +118,7 @@ class PartImageNet(FileDataset):
         for kind, part in self._classes:
             if names == "label":
                 label = imagenet_names()[WNIDS.index(kind)] if kind in WNIDS else kind
-                worded.append(f"{label} {part.removeprefix(super_category(part))}".strip() if part else label)
+                worded.append(f"{label} {self._short(part)}" if part else label)
             else:
                 worded.append(part or kind)
         if names == "clip":
@@ -169,6 +173,10 @@ class PartImageNet(FileDataset):
                 self._add_object(gathering, [row for row in usable if row.super_name == super_name], wnid)
         return gathering.sample()
 
+    def _short(self, part: str) -> str:
+        """The part without its super-category: 'Side Mirror'."""
+        return part.removeprefix(self._super_of[part]).strip() or part
+
     def _named(self, super_name: str, part: str, wnid: str) -> tuple[int, str]:
         """Class id and name of what an annotation belongs to; -1 where it belongs to no class."""
         key = (wnid if self.names == "label" else super_name, part if self.unit == "part" else "")
@@ -184,7 +192,7 @@ class PartImageNet(FileDataset):
         if part is None:
             gathering.refuse(f"{row['label']}: unknown category {row.get('category_id')!r}")
             return None
-        class_id, name = self._named(super_category(part), part, wnid)
+        class_id, name = self._named(self._super_of[part], part, wnid)
         try:
             if "error" in row:
                 raise ValueError(row["error"])
@@ -196,14 +204,14 @@ class PartImageNet(FileDataset):
             return None
         if clipped:
             gathering.note(f"{row['label']}: {clipped}", class_id, name)
-        return _PartRow(part, super_category(part), box, mask)
+        return _PartRow(part, self._super_of[part], box, mask)
 
     def _add_object(self, gathering: Gathering, rows: list[_PartRow], wnid: str) -> None:
         """One object: the union of its parts, with one part mask for each kind of part."""
         boxes = np.array([row.box for row in rows])
         whole: list[float] = [*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)]
         parts = [
-            Part(_short(name), UnionMask(tuple(row.mask for row in rows if row.part == name)))
+            Part(self._short(name), UnionMask(tuple(row.mask for row in rows if row.part == name)))
             for name in dict.fromkeys(row.part for row in rows)
         ]
         class_id, name = self._named(rows[0].super_name, "", wnid)
@@ -211,18 +219,13 @@ class PartImageNet(FileDataset):
         gathering.add(class_id, name, whole, mask=mask, parts=parts)
 
 
-def super_category(part: str) -> str:
-    """'Car Side Mirror' belongs to 'Car'.
+def super_category(part: str, stated: str = "") -> str:
+    """The super-category of a part: as stated if the part's name begins with it, or its first word.
 
     >>> super_category("Car Side Mirror")
     'Car'
     """
-    return part.split(" ", 1)[0]
-
-
-def _short(part: str) -> str:
-    """The part without its super-category: 'Side Mirror'."""
-    return part.split(" ", 1)[-1]
+    return stated if stated and part.startswith(f"{stated} ") else part.split(" ", 1)[0]
 
 
 def wnid_of(file_name: str) -> str:

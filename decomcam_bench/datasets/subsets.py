@@ -77,7 +77,9 @@ def _defined(dataset: Dataset, indices: list[int]) -> tuple[list[int], set[tuple
     pairs: set[tuple[str, int]] = set()
     for index in indices:
         sample = dataset.sample(index)
-        own = {(sample.image_id, target.class_id) for target in sample.targets if belongs(sample, target, dataset.region)}
+        own = {
+            (sample.image_id, target.class_id) for target in sample.targets if belongs(sample, target, dataset.region)
+        }
         pairs |= own
         if own or sample.error or sample.lost:
             kept.append(index)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from decomcam_bench.datasets.base import Sample
-from decomcam_bench.datasets.files import FileDataset, Gathering, inside, unique_ids
+from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, inside, unique_ids
 from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.voc_xml import read_voc_xml
 from decomcam_bench.errors import ConfigError, DataError, did_you_mean
@@ -59,11 +59,13 @@ class VOC(FileDataset):
     Attributes:
         year: of the challenge, 2007 to 2012.
         split: a file of ``ImageSets/Main``: ``test`` (2007), ``val``, ``train``, ``trainval``.
+        classes: names of the classes of another set in VOC's layout; None for VOC's 20.
         masks: read object masks from ``SegmentationObject`` where an image has them.
     """
 
     year: int = 2007
     split: str = "test"
+    classes: list[str] | None = None
     masks: bool = False
 
     folder: ClassVar[str] = "voc"
@@ -72,6 +74,8 @@ class VOC(FileDataset):
         super().__post_init__()
         if self.year not in YEARS:
             raise ConfigError(f"dataset.year={self.year}: valid: {', '.join(map(str, YEARS))}")
+        self._classes = check_classes(self.classes) or CLASSES
+        self._class_of = {name: class_id for class_id, name in enumerate(self._classes)}
         self._folder = self._find()
         lines = self._split_file().read_text(encoding="utf-8").splitlines()
         self._listed = [line.split()[0] for line in lines if line.strip()]
@@ -98,12 +102,12 @@ class VOC(FileDataset):
 
     @property
     def class_names(self) -> Sequence[str]:
-        return CLASSES
+        return self._classes
 
     @property
     def clip_names(self) -> Sequence[str]:
         """The names with their words apart: 'dining table', 'potted plant', 'tv monitor'."""
-        return tuple(_CLEANED.get(name, name) for name in CLASSES)
+        return tuple(_CLEANED.get(name, name) for name in self._classes)
 
     @property
     def available(self) -> frozenset[str]:
@@ -111,7 +115,13 @@ class VOC(FileDataset):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**super().identity, "year": self.year, "split": self.split, "masks": self.masks}
+        return {
+            **super().identity,
+            "year": self.year,
+            "split": self.split,
+            "classes": self.classes,
+            "masks": self.masks,
+        }
 
     def __len__(self) -> int:
         return len(self._image_ids)
@@ -137,13 +147,14 @@ class VOC(FileDataset):
         picture = self._folder / "SegmentationObject" / f"{self._listed[index]}.png"
         masked = self.masks and picture.is_file()
         for number, item in enumerate(annotation.objects, start=1):
-            if item.name not in CLASSES:
-                gathering.refuse(f"unknown class '{item.name}'{did_you_mean(item.name, CLASSES)}", class_name=item.name)
+            class_id = self._class_of.get(item.name, -1)
+            if class_id < 0:
+                hint = did_you_mean(item.name, self._classes)
+                gathering.refuse(f"unknown class '{item.name}'{hint}", class_name=item.name)
             elif item.box is None:
-                gathering.refuse("an object without a box", CLASSES.index(item.name), item.name)
+                gathering.refuse("an object without a box", class_id, item.name)
             else:
                 x0, y0, x1, y1 = item.box
                 mask = ObjectMask(picture, number, (width, height)) if masked and number < _VOID else None
-                box = (x0 - 1, y0 - 1, x1, y1)
-                gathering.add(CLASSES.index(item.name), item.name, box, difficult=item.difficult, mask=mask)
+                gathering.add(class_id, item.name, (x0 - 1, y0 - 1, x1, y1), difficult=item.difficult, mask=mask)
         return gathering.sample()
