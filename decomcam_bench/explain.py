@@ -194,11 +194,17 @@ def explain(
         DataError: when the picture cannot be read.
         ModelError: when the model or the layer cannot be had, or no gradient reaches the layer.
     """
+    return explain_as(parse([*overrides, *(f"{key}={_word(value)}" for key, value in choices.items())]), image, texts)
+
+
+def explain_as(
+    config: RunConfig, image: str | Path | np.ndarray | Image.Image, texts: str | Sequence[str]
+) -> Explained:
+    """:func:`explain` with settings that :func:`parse` has read; raises the same."""
     picture = load_picture(image)
     asked = tuple([texts] if isinstance(texts, str) else texts)
     if not asked or not all(text.strip() for text in asked):
         raise ConfigError("text: at least one is needed, and none may be empty")
-    config = parse([*overrides, *(f"{key}={_word(value)}" for key, value in choices.items())])
     name = str(image) if isinstance(image, str | Path) else "picture"
     answers: list[Answer] = []
     for settings in _by(config, lambda s: key_of({"model": s.model, "precision": s.keys.precision})):

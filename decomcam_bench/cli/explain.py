@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.errors import ConfigError
-    from decomcam_bench.explain import explain, load_picture, parse
+    from decomcam_bench.explain import explain_as, load_picture, parse
     from decomcam_bench.figures import COLORMAPS, SUFFIXES, check_path, draw, save
 
     image = Path(arguments.image)
@@ -57,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print(f"model={used}, the embedded default, knows drawn scenes alone; for photographs name one, "
               f"such as model=rn50", file=sys.stderr)  # fmt: skip
 
-    explained = explain(image, arguments.text, *arguments.overrides)
+    explained = explain_as(config, image, arguments.text)
     save(draw(explained, arguments.colormap), output, arguments.dpi)
     print(output)
     if arguments.maps:
