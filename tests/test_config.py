@@ -4,6 +4,7 @@ import pytest
 
 from decomcam_bench.config import load_config
 from decomcam_bench.errors import ConfigError, UserError
+from decomcam_bench.plan import make_plan
 
 
 def settings(*overrides):
@@ -82,8 +83,7 @@ def test_lists_are_values():
         ("method=custom", "method.impl=package.module:Class"),
         ("method.impl=nowhere:Thing", "cannot import 'nowhere'"),
         ("method.impl=decomcam_bench.methods.controls:Nothing", "no such class"),
-        ("dataset.split=testt", "did you mean 'test'"),
-        ("dataset.templates=photos", "templates"),
+        ("dataset.size=few", "dataset.size=few"),
         ("metric.tolerance=-1", "tolerance"),
     ],
 )
@@ -93,6 +93,14 @@ def test_what_is_wrong_is_one_line(override, said):
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"), [("dataset.split=testt", "did you mean 'test'"), ("dataset.templates=photos", "templates")]
+)
+def test_what_a_data_set_refuses_is_one_line(override, said):
+    with pytest.raises(UserError, match=said):
+        make_plan(load_config([override]))
 
 
 def test_a_type_that_nothing_has_is_refused():

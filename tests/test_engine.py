@@ -24,7 +24,11 @@ def test_gradient_methods_share_one_backbone_pass_and_one_gradient(bench, tmp_pa
     pairs = int(table["n_expected"].iloc[0])
     assert len(table) == 4
     assert result.passes == {
-        "backbone": 5, "head": pairs, "backward": pairs, "method_scored": 0, "metric_scored": 0,
+        "backbone": 5,
+        "head": pairs,
+        "backward": pairs,
+        "method_scored": 0,
+        "metric_scored": 0,
     }
 
 
@@ -77,11 +81,26 @@ def test_keys_know_what_decides_the_maps_and_nothing_else():
         return [cell.key for cell in make_plan(load_config(["method=gradcam", "limit=4", *overrides])).cells]
 
     base = keys()
-    for same in (["batch_size=3"], ["device=cpu"], ["workers=1"], ["results=elsewhere"], ["metric=energy"], ["layer=layer3"]):
+    for same in (
+        ["batch_size=3"],
+        ["device=cpu"],
+        ["workers=1"],
+        ["results=elsewhere"],
+        ["metric=energy"],
+        ["layer=layer3"],
+    ):
         assert keys(*same) == base, same
     changed = [
-        ["layer=layer4"], ["limit=5"], ["seed=1"], ["precision=bf16"], ["method=hirescam"], ["model=toyclip_untrained"],
-        ["dataset.split=val"], ["dataset.templates=bare"], ["model.geometry=crop"], ["method.score=cosine"],
+        ["layer=layer4"],
+        ["limit=5"],
+        ["seed=1"],
+        ["precision=bf16"],
+        ["method=hirescam"],
+        ["model=toyclip_untrained"],
+        ["dataset.split=val"],
+        ["dataset.templates=bare"],
+        ["model.geometry=crop"],
+        ["method.score=cosine"],
     ]
     assert len({*base, *(key for change in changed for key in keys(*change))}) == len(changed) + 1
 
@@ -132,7 +151,9 @@ def test_one_bad_image_is_a_record_and_the_run_goes_on(bench, tmp_path, monkeypa
 
     whole = ToyBox.load_image
     monkeypatch.setattr(
-        ToyBox, "load_image", lambda self, index: whole(self, index) if index != 2 else (_ for _ in ()).throw(OSError("2: bad"))
+        ToyBox,
+        "load_image",
+        lambda self, index: whole(self, index) if index != 2 else (_ for _ in ()).throw(OSError("2: bad")),
     )
     _, table = bench(tmp_path, *FAST, "method=gradcam,random")
     for key, row in zip(table["key"], table.itertuples(), strict=True):
@@ -201,7 +222,10 @@ def test_what_a_run_took_is_kept_apart_from_the_results(bench, tmp_path):
 
 
 def test_a_run_of_another_position_of_the_same_images_is_another_cell():
-    plans = [make_plan(load_config(["method=gradcam", "metric=energy", *o])) for o in (["limit=4"], ["limit=4", "dataset.size=300"])]
+    plans = [
+        make_plan(load_config(["method=gradcam", "metric=energy", *o]))
+        for o in (["limit=4"], ["limit=4", "dataset.size=300"])
+    ]
     assert plans[0].cells[0].key != plans[1].cells[0].key
 
 

@@ -73,7 +73,11 @@ def test_passes_are_counted(model):
     model.embed(images)
     model.embed(images, "metric_scored")
     assert model.passes.as_dict() == {
-        "backbone": 2, "head": 3, "backward": 3, "method_scored": 2, "metric_scored": 2,
+        "backbone": 2,
+        "head": 3,
+        "backward": 3,
+        "method_scored": 2,
+        "metric_scored": 2,
     }
 
 
@@ -116,7 +120,9 @@ def test_other_towers_get_one_line(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arch", "layers"), [("RN50-quickgelu", ["layer2", "layer4"]), ("ViT-B-32", ["block3", "block-1"])])
+@pytest.mark.parametrize(
+    ("arch", "layers"), [("RN50-quickgelu", ["layer2", "layer4"]), ("ViT-B-32", ["block3", "block-1"])]
+)
 def test_real_architectures_with_random_weights(arch, layers):
     config = {**registry.read("model", "openclip"), "arch": arch, "pretrained": "random"}
     model = registry.build("model", config).load("cpu", "fp32")
