@@ -63,9 +63,8 @@ class RunKeys:
             if value is not None and value < low:
                 raise ConfigError(f"{name}={value}: must be at least {low}")
         if self.precision not in ("fp32", "fp16", "bf16"):
-            raise ConfigError(
-                f"precision={self.precision}: valid: fp32, fp16, bf16{did_you_mean(self.precision, ['fp32', 'fp16', 'bf16'])}"
-            )
+            near = did_you_mean(self.precision, ["fp32", "fp16", "bf16"])
+            raise ConfigError(f"precision={self.precision}: valid: fp32, fp16, bf16{near}")
         if not self.results:
             raise ConfigError("results=: name a folder for the store")
 
