@@ -210,7 +210,8 @@ class Store:
         try:
             write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
         except OSError as error:
-            raise StoreError(f"results={self.root}: cannot be written ({error.strerror}); name another folder") from error
+            reason = f"results={self.root}: cannot be written ({error.strerror}); name another folder"
+            raise StoreError(reason) from error
         return cell
 
     @contextlib.contextmanager
