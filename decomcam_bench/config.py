@@ -252,7 +252,7 @@ def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     try:
         with initialize_config_dir(config_dir=str(registry.config_folder()), version_base="1.3"):
             config = compose("config", overrides=[f"{group}={name}" for group, name in choices])
-        return dict(OmegaConf.to_container(config))  # type: ignore[call-overload]
+        return {str(key): value for key, value in dict(OmegaConf.to_container(config)).items()}  # type: ignore[arg-type]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"configs: {str(error).splitlines()[0]}") from error
 

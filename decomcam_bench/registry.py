@@ -26,9 +26,7 @@ def config_folder() -> Path:
     checkout = Path(__file__).resolve().parents[1] / "configs"
     if (checkout / "config.yaml").is_file():
         return checkout
-    import decomcam_bench.configs
-
-    return Path(next(iter(decomcam_bench.configs.__path__)))
+    return Path(next(iter(importlib.import_module("decomcam_bench.configs").__path__)))
 
 
 def names(group: str) -> list[str]:

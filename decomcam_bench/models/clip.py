@@ -104,8 +104,8 @@ class ClipModel:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision={precision}: valid: {', '.join(PRECISIONS)}")
         self.device = torch.device(device)
-        clip = clip.eval().requires_grad_(False).to(device=self.device)
-        clip = clip.to(memory_format=torch.channels_last)
+        clip.eval().requires_grad_(False).to(device=self.device)
+        clip.to(memory_format=torch.channels_last)
         self.clip: Any = clip
         self.tokenizer = tokenizer
         self.tower: Tower = tower_of(self.clip.visual, name)
