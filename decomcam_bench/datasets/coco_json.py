@@ -87,6 +87,7 @@ class CocoIndex:
             elif "id" in row and _hashable(row["id"]) in seen:
                 row["error"] = f"{label}: the id occurs more than once"
             seen.add(_hashable(row.get("id")))
+            row["category_id"] = _hashable(row.get("category_id"))
             row["segmentation"] = _compact(row.get("segmentation"))
             annotations[place].append(row)
         categories = _categories(file, content["categories"])
