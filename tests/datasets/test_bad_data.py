@@ -283,7 +283,10 @@ def test_coco_ids(tmp_path: Path) -> None:
         ("[]", "not a COCO-style file"),
         ('{"images": []}', "not a COCO-style file"),
         ('{"images": [{}], "annotations": [], "categories": []}', "has no id"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "more than once"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+            "more than once",
+        ),
         ('{"images": [], "annotations": [], "categories": [{"id": "1"}]}', "category without"),
         ("[" * 100_000, "not a JSON file"),
     ],
@@ -476,7 +479,12 @@ def test_a_changed_annotation_changes_the_fingerprint(tmp_path: Path) -> None:
     cub = layouts.write_cub(tmp_path / "cub", single)
     cases: list[tuple[Callable[[], Dataset], Path, str, str]] = [
         (lambda: _voc(voc), sorted((voc / "VOC2012/Annotations").iterdir())[0], "<difficult>0", "<difficult>1"),
-        (lambda: ImageNet(root=str(xml)), sorted((xml / "ILSVRC2012_bbox_val_v3/val").iterdir())[1], "<ymin>", "<ymin>1"),
+        (
+            lambda: ImageNet(root=str(xml)),
+            sorted((xml / "ILSVRC2012_bbox_val_v3/val").iterdir())[1],
+            "<ymin>",
+            "<ymin>1",
+        ),
         (lambda: ImageNet(root=str(wsol)), wsol / "wsol_metadata/ILSVRC/test/localization.txt", "JPEG,", "JPEG,1"),
         (lambda: ImageNetV2(root=str(second)), second / "wsol_metadata/ILSVRC/val/localization.txt", "jpeg,", "jpeg,1"),
         (lambda: COCO(root=str(coco)), coco / "annotations/instances_val2017.json", '"bbox": [', '"bbox": [1'),
