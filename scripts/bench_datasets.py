@@ -32,7 +32,11 @@ name, root = sys.argv[1:]
 registry.implementation("dataset", registry.read("dataset", name)["impl"])
 import omegaconf
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:  # of this program alone; ru_maxrss would count what the parent held when it forked
+        status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+        return int(status["VmHWM"].split()[0]) / 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 before = peak()
 start = time.perf_counter()
 dataset = registry.build("dataset", {**registry.read("dataset", name), "root": root})
