@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +21,7 @@ from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
 from decomcam_bench.methods.base import Explanation
-from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, Outcome, PairBatch, PairMap, Skip
+from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, Outcome, PairBatch, PairMap, Skip, Work
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, Plan, PlannedCell, PlannedMetric, make_plan, shared_cells
 from decomcam_bench.progress import progress
@@ -220,13 +222,24 @@ class _Part:
             share = (first.layer, first.method.score)
             if share not in evidences:
                 evidences[share] = self.maker.evidence(batch, *share)
+            stopwatch = _Stopwatch(self.group.model.device)
             with torch.no_grad():
                 explanations = first.method.explain(evidences[share], [cell.rank for cell in cells])
+            seconds, peak = stopwatch.stop()
+            channels = evidences[share].image_activations.shape[1]
             for cell in cells:
-                self._measure(cell, batch, rows, classes, explanations[cell.rank])
+                cost = cell.method.cost(cell.rank, channels)
+                work = Work(1 + cost.scored, cost.head + cost.backward, cost.backward, seconds / len(batch), peak)
+                self._measure(cell, batch, rows, classes, explanations[cell.rank], work)
 
     def _measure(
-        self, cell: PlannedCell, batch: Batch, rows: list[Row], classes: list[tuple[int, ...]], explanation: Explanation
+        self,
+        cell: PlannedCell,
+        batch: Batch,
+        rows: list[Row],
+        classes: list[tuple[int, ...]],
+        explanation: Explanation,
+        work: Work,
     ) -> None:
         size = (self.group.model.input_size, self.group.model.input_size)
         maps = explanation.maps(size).float()
@@ -245,14 +258,14 @@ class _Part:
         if by_map:
             parts = explanation.components if any("components" in m.metric.needs for m in by_map) else None
             components = parts.maps(size).float().cpu().numpy() if parts else None
-            views = self._views(batch, maps.cpu().numpy(), classes, components)
+            views = self._views(batch, maps.cpu().numpy(), classes, components, work)
             self.pending.append(self.beside.submit(self._look, cell, by_map, rows, reasons, views))
         for planned in cell.metrics:
             if isinstance(planned.metric, ModelMetric):
                 self._model_metric(cell, planned, batch, rows, reasons, maps, valid, explanation)
 
     def _views(
-        self, batch: Batch, maps: np.ndarray, classes: list[tuple[int, ...]], components: np.ndarray | None
+        self, batch: Batch, maps: np.ndarray, classes: list[tuple[int, ...]], components: np.ndarray | None, work: Work
     ) -> list[PairMap]:
         views = []
         for pair, (image, target) in enumerate(zip(batch.image_of.tolist(), batch.targets, strict=True)):
@@ -260,7 +273,15 @@ class _Part:
             own = None if components is None else components[pair]
             views.append(
                 PairMap(
-                    maps[pair], geometry.to_original, target, geometry.width, geometry.height, classes[pair], own
+                    maps[pair],
+                    geometry.to_original,
+                    target,
+                    geometry.width,
+                    geometry.height,
+                    classes[pair],
+                    own,
+                    whole_image=geometry.mode == "squash",
+                    work=work,
                 )
             )
         return views
@@ -274,7 +295,9 @@ class _Part:
             assert isinstance(metric, MapMetric)
             for row, reason, view in zip(rows, reasons, views, strict=True):
                 if metric.limit is None or row["position"] < metric.limit:
-                    outcome = Fail(reason) if reason else _guarded(metric, view)
+                    outcome = _guarded(metric, view)
+                    if reason and not isinstance(outcome, Skip):
+                        outcome = Fail(reason)
                     self.values[cell.key, planned.key].append({**row, **_record(outcome)})
 
     def _model_metric(
@@ -335,6 +358,25 @@ class _Part:
         seal(writes)
         for cell, stream, number, _ in writes:
             next(c for c in self.cells if c.cell is cell).done.setdefault(stream, set()).add(number)
+
+
+class _Stopwatch:
+    """Seconds and peak memory (MiB) of a block on a device; on the CPU the peak is the process's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        self.began = time.perf_counter()
+
+    def stop(self) -> tuple[float, float]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return time.perf_counter() - self.began, peak
 
 
 def _row(position: int, image_id: str, class_id: int, class_name: str, status: str = "ok", reason: str = "") -> Row:

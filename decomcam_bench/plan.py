@@ -249,8 +249,18 @@ def _repeat(setting: Setting) -> list[str]:
     return words
 
 
-def expected_passes(group: Group, pairs: int, images: int, save_maps: bool = False) -> Passes:
-    """Passes that the unfinished cells of a group need for ``pairs`` pairs of ``images`` images."""
+@dataclass
+class Amount:
+    """How much a group has to do: images, pairs, and chunks of pairs that are evaluated together."""
+
+    images: int = 0
+    pairs: int = 0
+    chunks: int = 0
+
+
+def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Passes:
+    """Passes that the unfinished cells of a group need; those of metrics with a limit at most."""
+    pairs, images = amount.pairs, amount.images
     open_cells = [cell for cell in group.cells if any(cell.missing(p, save_maps) for p in range(_parts(group)))]
     total = Passes()
     if not open_cells:
@@ -274,6 +284,7 @@ def expected_passes(group: Group, pairs: int, images: int, save_maps: bool = Fal
             if isinstance(planned.metric, ModelMetric):
                 share = 1.0 if planned.metric.limit is None else min(1.0, planned.metric.limit / max(images, 1))
                 total.metric_scored += round(pairs * share) * planned.metric.scored_per_pair(size)
+                total.metric_scored += round(amount.chunks * share) * planned.metric.scored_per_batch(size)
     return total
 
 

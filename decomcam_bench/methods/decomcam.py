@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,7 +46,8 @@ class DecomCAM(Method):
     scored in batches of its own, so that a map of rank r is the same, bit by bit, whichever larger
     ranks were asked for with it, and all ranks cost what the largest costs.
 
-    The published forms differ (arXiv 2405.18882 and its repository); each is a YAML:
+    The published forms differ (arXiv 2405.18882 and its repository); each is a choice by name, so that
+    a table names it. The defaults of the fields are those of the first:
 
     - ``decomcam``: the paper's figure: min-max weights. The score of the blurred image would be
       taken off all scores alike, so it is not taken.
@@ -55,10 +57,10 @@ class DecomCAM(Method):
     - ``decomcam_v25``: the fork of pytorch-grad-cam of 2024: 500 channels, masking of the normalised
       input, no blurred image, weights 0 below 0.001 and s / max(s) elsewhere. The fork scores with
       4.6 times the dot product of features that are not normalised; here :attr:`score` does.
-    - ``decomcam_pp``: the first with the channel weights of Grad-CAM++.
+    - ``decomcam_pp``: the first with the channel weights of Grad-CAM++, which depend on the scale of
+      the score; its code differentiates the cosine (``score=cosine``).
 
     Attributes:
-        variant: name of the form, for the reader of a table; the other fields decide.
         channels: class maps kept, all if the layer has fewer.
         channel_weights: ``gradcam`` (mean gradient) or ``gradcam++``.
         centring: take off each channel's mean over positions before the decomposition.
@@ -77,7 +79,6 @@ class DecomCAM(Method):
         baseline: score the blurred image, and take its score off the others.
     """
 
-    variant: str = "paper"
     channels: int = 100
     channel_weights: str = "gradcam"
     centring: bool = True
@@ -94,7 +95,6 @@ class DecomCAM(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients", "score"})
     ranked: ClassVar[bool] = True
-    default_rank: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +148,7 @@ class DecomCAM(Method):
         A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
         weights = channel_weights(A, G, self.channel_weights).double()
         kept = weights.argsort(dim=1, descending=True, stable=True)[:, : self.channels]
-        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, A[0, 0].numel())).double()
+        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, math.prod(A.shape[2:]))).double()
         return (chosen * weights.gather(1, kept)[..., None]).mT
 
     @property

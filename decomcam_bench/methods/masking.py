@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -30,23 +32,22 @@ def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
         float32 (..., H, W).
     """
     height, width = images.shape[-2:]
-    kernel = gaussian_kernel(sigma, truncate, images.device)
-    rows, columns = _mirrored_convolution(kernel, height), _mirrored_convolution(kernel, width)
+    rows, columns = (_mirrored_convolution(sigma, truncate, side).to(images.device) for side in (height, width))
     return rows @ images.float() @ columns.T
 
 
-def _mirrored_convolution(kernel: Tensor, size: int) -> Tensor:
-    """The (size, size) matrix that convolves a mirrored line of ``size`` pixels."""
-    radius = len(kernel) // 2
-    offsets = torch.arange(-radius, radius + 1, device=kernel.device)
-    position = torch.arange(size, device=kernel.device)
-    source = (position[:, None] + offsets) % (2 * size)
-    source = torch.minimum(source, 2 * size - 1 - source)
-    # A one-hot product instead of scatter_add, whose order of summation is free on a GPU.
-    matrix = torch.zeros(size, size, device=kernel.device, dtype=torch.float64)
-    for tap, weight in enumerate(kernel.double().tolist()):
-        matrix[position, source[:, tap]] += weight
-    return matrix.float()
+@lru_cache(maxsize=16)
+def _mirrored_convolution(sigma: float, truncate: float, size: int) -> Tensor:
+    """The (size, size) matrix that blurs a mirrored line of ``size`` pixels.
+
+    The mirrored line repeats after 2 ``size`` pixels, so the kernel is wrapped to that period; within
+    a period, each pixel of the line occurs twice.
+    """
+    kernel = gaussian_kernel(sigma, truncate, torch.device("cpu")).double()
+    radius, period = len(kernel) // 2, 2 * size
+    wrapped = torch.bincount(torch.arange(-radius, radius + 1) % period, weights=kernel, minlength=period)
+    position, source = torch.arange(size)[:, None], torch.arange(size)
+    return (wrapped[(source - position) % period] + wrapped[(-1 - source - position) % period]).float()
 
 
 class Masker:

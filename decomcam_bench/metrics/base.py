@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from decomcam_bench.methods.base import Components
 
 Value = float | int | bool | np.ndarray
+Shared = TypeVar("Shared")
+Direction = Literal["higher", "lower", "none"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,37 @@ class Column:
         value: the value of :meth:`evaluate` whose mean over pairs this is, where the metric has
             no aggregation of its own; ``name`` if empty.
         detail: shown on request only, not in the default table.
+        machine: belongs to a machine (time, memory), never in the default table.
     """
 
     name: str
-    direction: Literal["higher", "lower", "none"] = "higher"
+    direction: Direction = "higher"
     low: float | None = 0.0
     high: float | None = 1.0
     unit: str = "share"
     value: str = ""
     detail: bool = False
+    machine: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one map took.
+
+    Attributes:
+        forward: full passes through the model: the backbone pass of the image, as if the pair were
+            alone, and one for each image scored.
+        head: passes through what follows the layer alone, those with a gradient included.
+        backward: gradients.
+        seconds: of the method, its share of the batch; None where not measured.
+        peak_mib: largest device memory during the method; None where not measured.
+    """
+
+    forward: int
+    head: int = 0
+    backward: int = 0
+    seconds: float | None = None
+    peak_mib: float | None = None
 
 
 @dataclass
@@ -83,6 +108,10 @@ class PairMap:
         width, height: of the original image.
         image_classes: class ids of all targets of the image.
         components: float32 (q, H, W) component maps, or None.
+        whole_image: the model's input is the whole image squashed, nothing cropped, so that
+            ``saliency`` resized to any size is the map at that size.
+        work: what the map took, or None where it was not recorded.
+        views: what metrics of the same map have in common, see :meth:`shared`.
     """
 
     saliency: np.ndarray
@@ -92,6 +121,26 @@ class PairMap:
     height: int
     image_classes: tuple[int, ...] = ()
     components: np.ndarray | None = None
+    whole_image: bool = False
+    work: Work | None = None
+    views: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def shared(self, key: Any, make: Callable[[], Shared]) -> Shared:
+        """What ``make`` returns, computed by the first metric that asks for ``key``."""
+        if key not in self.views:
+            self.views[key] = make()
+        return self.views[key]
+
+    def at_size(self, height: int, width: int) -> np.ndarray:
+        """The map over the whole image at another size, float64 (height, width), bicubic.
+
+        Straight from the model's input where that shows the whole image, so that the map is
+        interpolated once; from the original pixels otherwise. May be slightly negative.
+        """
+        source = (self.saliency if self.whole_image else self.original).astype(np.float64)
+        if source.shape == (height, width):
+            return source
+        return cv2.resize(source, (width, height), interpolation=cv2.INTER_CUBIC)
 
     @cached_property
     def original(self) -> np.ndarray:

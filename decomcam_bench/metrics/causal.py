@@ -44,7 +44,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch, Skip, check_choice
+from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip, check_choice
 
 #: What each preset fills in where the options leave a choice open. 0 for a kernel: no blur, zeros.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -201,8 +201,8 @@ class Causal(ModelMetric):
     def columns(self) -> Sequence[Column]:
         low, high = (-1.0, 1.0) if self.score == "cosine" else (0.0, 1.0)
         if self.curves != "both":
-            better = "lower" if self.curves == "deletion" else "higher"
-            return (Column(self.name or self.curves, better, low, high, "score", self.curves),)  # type: ignore[arg-type]
+            better: Direction = "lower" if self.curves == "deletion" else "higher"
+            return (Column(self.name or self.curves, better, low, high, "score", self.curves),)
         prefix = "" if self.name in ("", "causal") else f"{self.name}_"
         return (
             Column(f"{prefix}deletion", "lower", low, high, "score", "deletion"),

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import (
@@ -36,7 +35,7 @@ from decomcam_bench.metrics.base import (
     annotated_region,
     check_choice,
 )
-from decomcam_bench.metrics.sums import ImageSums, class_columns, class_mean, ratio, sum_by_image
+from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
 
 
 @lru_cache(maxsize=8)
@@ -143,7 +142,7 @@ class PointingGame(MapMetric):
         blocks = [class_columns(records, values) for values in (hit, np.ones(len(hit)), hit * difficult, difficult)]
         classes = blocks[0][1]
 
-        def combine(totals: np.ndarray) -> dict[str, np.ndarray]:
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
             hits, counts, hard_hits, hard_counts = np.split(totals, [classes, 2 * classes, 3 * classes], axis=1)
             zero = self.n_classes or classes if self.absent_classes == "zero" else None
             by_class = class_mean(hits, counts, zero), class_mean(hard_hits, hard_counts, zero)
@@ -151,4 +150,4 @@ class PointingGame(MapMetric):
             main, other = (by_class, by_pair) if self.aggregate_by == "class_mean" else (by_pair, by_class)
             return dict(zip((column.name for column in self.columns), (main[0], other[0], main[1]), strict=True))
 
-        return sum_by_image(records, sparse.hstack([block for block, _ in blocks], format="csr"), combine)
+        return sum_by_image(records, side_by_side([block for block, _ in blocks]), combine)

@@ -7,14 +7,16 @@ threshold) can be resampled as one matrix product of image weights and sums; see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-Combine = Callable[[np.ndarray], dict[str, np.ndarray]]
+#: Weighted sums over images, float64 (r, k): one row a weighting.
+Totals = np.ndarray
+Combine = Callable[[Totals], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def mean_sums(records: pd.DataFrame, value_of: Mapping[str, str]) -> ImageSums:
     values = np.stack([records[value_of[name]].to_numpy(dtype=np.float64) for name in names], axis=1)
     known = ~np.isnan(values)
 
-    def combine(totals: np.ndarray) -> dict[str, np.ndarray]:
+    def combine(totals: Totals) -> dict[str, np.ndarray]:
         sums, counts = totals[:, : len(names)], totals[:, len(names) :]
         return dict(zip(names, ratio(sums, counts).T, strict=True))
 
@@ -78,6 +80,11 @@ def class_columns(records: pd.DataFrame, values: np.ndarray) -> tuple[sparse.csr
     codes, classes = pd.factorize(records["class_id"], sort=True)
     places = (values.astype(np.float64), (np.arange(len(codes)), codes))
     return sparse.csr_matrix(places, shape=(len(codes), len(classes))), len(classes)
+
+
+def side_by_side(blocks: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:
+    """Blocks with the same rows, next to each other."""
+    return sparse.hstack(blocks, format="csr")
 
 
 def class_mean(hits: np.ndarray, counts: np.ndarray, all_classes: int | None) -> np.ndarray:

@@ -78,6 +78,15 @@ class OpenClip(ModelSource):
             f"or model.checkpoint=FILE"
         )
 
+    def origin(self) -> str:
+        """Where the pretrained weights come from."""
+        config = get_pretrained_cfg(self.arch, self.tag)
+        return str(config.get("hf_hub") or config.get("url") or "nowhere").rstrip("/")
+
+    def cached(self) -> Path | None:
+        """The weights file if it is on this machine already; asks no network."""
+        return _cached(get_pretrained_cfg(self.arch, self.tag), self.cache_dir)
+
     def _file(self) -> Path | None:
         """The weights file, downloaded if need be; None for random weights."""
         if self.checkpoint:
@@ -87,18 +96,17 @@ class OpenClip(ModelSource):
             return path
         if self.tag == "random":
             return None
-        config = get_pretrained_cfg(self.arch, self.tag)
-        cached = _cached(config, self.cache_dir)
+        cached = self.cached()
         if cached:
             return cached
-        source = config.get("hf_hub") or config.get("url")
+        config = get_pretrained_cfg(self.arch, self.tag)
         try:
             _require_host(config)
             with _quiet():
                 return Path(download_pretrained(config, cache_dir=self.cache_dir or None))
         except Exception as error:
             raise ModelError(
-                f"model {self.arch}: the weights '{self.tag}' cannot be fetched from {source} "
+                f"model {self.arch}: the weights '{self.tag}' cannot be fetched from {self.origin()} "
                 f"({type(error).__name__}); connect to the network once, or give a local file with "
                 f"model.checkpoint=FILE"
             ) from error

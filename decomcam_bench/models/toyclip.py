@@ -135,6 +135,13 @@ class ToyClip(ModelSource):
             raise ModelError(f"model.weights={self.weights}: no file {path}; use 'shipped', 'untrained' or a .safetensors")
         return path
 
+    def available(self) -> str:
+        """The weights file, for people, or why there is none."""
+        try:
+            return str(self._file() or "random weights, no file needed")
+        except ModelError as error:
+            return f"missing: {error}"
+
     def identity(self) -> dict[str, Any]:
         file = self._file()
         weights = hash_file(file) if file else f"random:{self.init_seed}"

@@ -1,0 +1,132 @@
+"""Deletion and insertion by the accuracy of the class: the DecomCAM authors' protocol.
+
+The accuracy of each class is that of the same run: the share of its pairs whose top class, over
+all prompts, is the pair's own. Classes fall into ten bins of accuracy, [0, 0.1), ..., [0.9, 1].
+Pairs that the model classifies wrongly count towards the accuracy and take no part in the rest.
+Each bin reports the mean over its pairs of insertion, deletion and overall = insertion - deletion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import Column, Direction, Outcome, PairBatch, Skip
+from decomcam_bench.metrics.causal import Causal
+from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, ratio, side_by_side, sum_by_image
+
+BINS = 10
+_CURVES = ("insertion", "deletion", "overall")
+
+
+def accuracy_bin(correct: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Bin 0..9 of an accuracy correct / count; -1 where count is 0."""
+    place = np.floor(BINS * ratio(correct, count))
+    return np.where(count > 0, np.minimum(np.nan_to_num(place), BINS - 1), -1).astype(np.int64)
+
+
+@dataclass
+class AccuracyBins(Causal):
+    """Deletion, insertion and overall in bins of class accuracy; always of correct pairs alone."""
+
+    def __post_init__(self) -> None:
+        if self.only_correct is False:
+            raise ConfigError("metric.only_correct=false: the accuracy-binned protocol excludes wrong predictions")
+        if self.curves != "both":
+            raise ConfigError(f"metric.curves={self.curves}: the accuracy-binned protocol draws both curves")
+        self.only_correct = True
+        super().__post_init__()
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        name = self.name or "accuracy_bins"
+        low, high = (-1.0, 1.0) if self.score == "cosine" else (0.0, 1.0)
+        bounds = {"insertion": (low, high), "deletion": (low, high), "overall": (low - high, high - low)}
+        main = [
+            Column(f"{name}_accuracy", detail=True),
+            *(Column(f"{name}_{curve}", _direction(curve), *bounds[curve], unit="score") for curve in _CURVES),
+        ]
+        binned = [
+            Column(f"{name}_{curve}_{place}", _direction(curve), *bounds[curve], unit="score", detail=True)
+            for curve in _CURVES
+            for place in range(BINS)
+        ]
+        return (*main, *binned)
+
+    def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
+        """As deletion and insertion, with ``correct``; a wrong prediction has NaN for the rest."""
+        points = len(self.points((batch.maps.shape[-2], batch.maps.shape[-1])))
+        blank = np.full(points, np.nan, dtype=np.float32)
+        wrong: Outcome = {
+            "correct": False,
+            **dict.fromkeys(("deletion", "insertion", "overall"), float("nan")),
+            "deletion_curve": blank,
+            "insertion_curve": blank,
+        }
+        return [
+            {"correct": True, **outcome} if isinstance(outcome, dict) else wrong if outcome == _WRONG else outcome
+            for outcome in super().evaluate_batch(batch)
+        ]
+
+    def image_sums(self, records: pd.DataFrame) -> ImageSums:
+        """Of each class: pairs, correct pairs, and sums of the three values over those."""
+        correct = records["correct"].to_numpy(dtype=np.float64)
+        values = [np.ones(len(correct)), correct]
+        values += [np.nan_to_num(records[curve].to_numpy(dtype=np.float64)) for curve in _CURVES]
+        blocks = [class_columns(records, value)[0] for value in values]
+        name = self.name or "accuracy_bins"
+
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
+            count, right, *sums = np.split(totals, len(values), axis=1)
+            place = accuracy_bin(right, count)
+            whole = {f"{name}_accuracy": ratio(right.sum(axis=1), count.sum(axis=1))}
+            for curve, value in zip(_CURVES, sums, strict=True):
+                whole[f"{name}_{curve}"] = ratio(value.sum(axis=1), right.sum(axis=1))
+            for curve, value in zip(_CURVES, sums, strict=True):
+                for index in range(BINS):
+                    member = place == index
+                    whole[f"{name}_{curve}_{index}"] = ratio(
+                        np.where(member, value, 0.0).sum(axis=1), np.where(member, right, 0.0).sum(axis=1)
+                    )
+            return whole
+
+        return sum_by_image(records, side_by_side(blocks), combine)
+
+
+def bin_table(records: pd.DataFrame) -> pd.DataFrame:
+    """One row a bin of class accuracy, ready to be drawn.
+
+    Args:
+        records: of :class:`AccuracyBins`.
+
+    Returns:
+        ``low``, ``high``, ``centre`` of the bin, ``classes``, ``pairs``, ``correct`` (pairs that
+        the rest is the mean of), ``insertion``, ``deletion``, ``overall`` (NaN in an empty bin).
+    """
+    classes = records.groupby("class_id").agg(pairs=("correct", "size"), correct=("correct", "sum"))
+    place = accuracy_bin(classes["correct"].to_numpy(np.float64), classes["pairs"].to_numpy(np.float64))
+    own = pd.Series(place, index=classes.index).reindex(records["class_id"]).to_numpy()
+    rows = []
+    for index in range(BINS):
+        inside, right = records[own == index], records[(own == index) & records["correct"].to_numpy(dtype=bool)]
+        row = {
+            "low": index / BINS,
+            "high": (index + 1) / BINS,
+            "centre": (index + 0.5) / BINS,
+            "classes": int((place == index).sum()),
+            "pairs": len(inside),
+            "correct": len(right),
+        }
+        rows.append({**row, **{curve: float(right[curve].astype(np.float64).mean()) for curve in _CURVES}})
+    return pd.DataFrame(rows)
+
+
+_WRONG = Skip("misclassified")
+
+
+def _direction(curve: str) -> Direction:
+    return "lower" if curve == "deletion" else "higher"

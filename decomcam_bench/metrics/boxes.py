@@ -1,0 +1,310 @@
+"""Box accuracy: does a box drawn round the thresholded map match the annotated one?
+
+Two protocols. **MaxBoxAcc** (Choe et al. 2020, ``wsolevaluation``): map and boxes are brought to
+224 x 224 (boxes truncated to whole pixels), the map min-maxed; for every threshold t in 0, 0.01,
+..., 0.99 the 8-bit map ``uint8(255 * map)`` is cut above ``int(t * its maximum)`` and boxes are put
+round its contours, holes included. V1 takes the contour of largest area; V2 all of them. The best
+IoU with any annotated box counts as a hit from 0.5 (V1), or from 0.3, 0.5 and 0.7 (V2, the mean of
+the three). The threshold is chosen over the *data set*, for each IoU level: choosing it for each
+image is a known mistake.
+
+**Otsu** (gScoreCAM): the map in original pixels, scaled and rounded to 8 bits, cut above Otsu's
+threshold; of the outer contours the one with the largest bounding rectangle; a hit if IoU >= 0.5
+with any instance; share of pairs.
+
+Both compute IoU with + 1, as if corners were inclusive, although the boxes that they draw end at
+x + w; we follow them, and take annotated corners as they are. A constant map draws no contour: the
+box is then (0, 0, 0, 0) in the first protocol and (0, 0, 1, 1) in the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import (
+    Column,
+    Fail,
+    MapMetric,
+    Outcome,
+    PairMap,
+    annotated_region,
+    check_choice,
+)
+from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
+
+
+def min_max(scores: np.ndarray) -> np.ndarray:
+    """Scales to [0, 1]; a constant array becomes 0."""
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+
+
+def thresholds(step: float) -> np.ndarray:
+    """0, step, 2 step, ... below 1."""
+    return np.arange(0, 1, step)
+
+
+def inclusive_iou(boxes: np.ndarray, annotated: np.ndarray) -> np.ndarray:
+    """IoU of boxes (n, 4) with boxes (g, 4), rows (x0, y0, x1, y1), corners inclusive: (n, g).
+
+    A box whose corners are out of order has IoU 0.
+    """
+    low = np.maximum(boxes[:, None, :2], annotated[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], annotated[None, :, 2:])
+    sides = np.maximum(high - low + 1, 0)
+    common = sides[..., 0] * sides[..., 1]
+    areas = [np.prod(np.maximum(b[:, 2:] - b[:, :2] + 1, 0), axis=1) for b in (boxes, annotated)]
+    union = areas[0][:, None] + areas[1][None, :] - common
+    return np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
+
+
+@dataclass(frozen=True)
+class ThresholdBoxes:
+    """Boxes round the contours at each threshold.
+
+    Attributes:
+        boxes: int64 (n, 4), those of one threshold after the other.
+        starts: int64 (thresholds,), where each threshold's boxes begin; each has at least one.
+        largest: int64 (thresholds,), the box of the contour of largest area.
+    """
+
+    boxes: np.ndarray
+    starts: np.ndarray
+    largest: np.ndarray
+
+
+def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
+    """Boxes round the contours of a map at every threshold, as ``wsolevaluation`` draws them.
+
+    Args:
+        scores: (height, width) in [0, 1].
+        cuts: thresholds, shares of the 8-bit map's maximum.
+    """
+    height, width = scores.shape
+    image = (scores.astype(np.float64) * 255).astype(np.uint8)
+    levels = (cuts * image.max()).astype(np.int64)
+    # Contours are searched in the bounding rectangle of what is above the level alone.
+    rows, columns = (image.max(axis)[None, :] > levels[:, None] for axis in (1, 0))
+    found = rows.any(axis=1).tolist()
+    top, bottom = rows.argmax(axis=1).tolist(), (height - rows[:, ::-1].argmax(axis=1)).tolist()
+    left, right = columns.argmax(axis=1).tolist(), (width - columns[:, ::-1].argmax(axis=1)).tolist()
+    boxes: list[tuple[int, int, int, int]] = []
+    starts, largest = [], []
+    for place, level in enumerate(levels.tolist()):
+        starts.append(len(boxes))
+        largest.append(len(boxes))
+        if not found[place]:
+            boxes.append((0, 0, 0, 0))
+            continue
+        x0, y0 = left[place], top[place]
+        window = image[y0 : bottom[place], x0 : right[place]]
+        _, above = cv2.threshold(window, level, 255, cv2.THRESH_BINARY)
+        contours = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+        if len(contours) > 1:
+            areas = [cv2.contourArea(contour) for contour in contours]
+            largest[-1] += areas.index(max(areas))
+        for contour in contours:
+            x, y, w, h = cv2.boundingRect(contour)
+            boxes.append((x0 + x, y0 + y, min(x0 + x + w, width - 1), min(y0 + y + h, height - 1)))
+    return ThresholdBoxes(np.array(boxes, dtype=np.int64), np.array(starts), np.array(largest))
+
+
+def resized_boxes(boxes: np.ndarray, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Boxes (n, 4) at another image size, truncated to whole pixels; sizes are (height, width)."""
+    scale = np.array([original[1], original[0], original[1], original[0]], dtype=np.float64)
+    return np.trunc(boxes * np.array([size[1], size[0], size[1], size[0]]) / scale)
+
+
+@dataclass
+class ThresholdedBoxes(MapMetric):
+    """What the metrics over thresholds have in common: the best IoU at each threshold.
+
+    Attributes:
+        contours: the ``largest`` contour, or ``all``.
+        size: side of the square that map and boxes are brought to; None: original pixels.
+        threshold_step: distance of the thresholds (0.01 in the reference's evaluation, 0.001 in
+            its training).
+    """
+
+    contours: str = "all"
+    size: int | None = 224
+    threshold_step: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("contours", self.contours, ("largest", "all"))
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"metric.size={self.size}: must be at least 1 pixel, or null for original pixels")
+        if not 0 < self.threshold_step < 1:
+            raise ConfigError(f"metric.threshold_step={self.threshold_step}: must lie between 0 and 1")
+
+    def evaluate(self, pair: PairMap) -> Outcome:
+        """``best_iou``, float64 (thresholds,): the best of any drawn and any annotated box.
+
+        Skipped: ``empty_region``, no box or all of them outside the image. Failed:
+        ``map_not_finite``, ``map_zero_mass``.
+        """
+        region = annotated_region(pair, "box")
+        if not isinstance(region, np.ndarray):
+            return region
+        if pair.flaw:
+            return Fail(pair.flaw)
+        size = (pair.height, pair.width) if self.size is None else (self.size, self.size)
+        drawn = pair.shared(
+            ("threshold_boxes", size, self.threshold_step),
+            lambda: boxes_at_thresholds(min_max_at(pair, size), thresholds(self.threshold_step)),
+        )
+        annotated = resized_boxes(pair.target.boxes, (pair.height, pair.width), size)
+        if self.contours == "largest":
+            return {"best_iou": inclusive_iou(drawn.boxes[drawn.largest], annotated).max(axis=1)}
+        best = inclusive_iou(drawn.boxes, annotated).max(axis=1)
+        return {"best_iou": np.maximum.reduceat(best, drawn.starts)}
+
+
+def min_max_at(pair: PairMap, size: tuple[int, int]) -> np.ndarray:
+    """The map at a size (height, width), min-maxed, float64; computed once a map and size."""
+    return pair.shared(("min_max", size), lambda: min_max(pair.at_size(*size)))
+
+
+def stacked(records: pd.DataFrame, key: str) -> np.ndarray:
+    """A value that is an array of one length in every record, float64 (records, length)."""
+    return np.stack([np.asarray(value, dtype=np.float64) for value in records[key]])
+
+
+@dataclass
+class MaxBoxAcc(ThresholdedBoxes):
+    """MaxBoxAcc: share of pairs whose box is right, at the data set's best threshold.
+
+    Attributes:
+        iou_levels: a hit from these IoUs on; the mean over levels is reported.
+    """
+
+    iou_levels: tuple[float, ...] = (0.5,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.iou_levels = tuple(self.iou_levels)
+        if not self.iou_levels or not all(0 < level <= 1 for level in self.iou_levels):
+            raise ConfigError(f"metric.iou_levels={list(self.iou_levels)}: one or more values in (0, 1]")
+
+    def _level_names(self) -> list[str]:
+        name = self.name or "maxboxacc"
+        return [f"{name}_{round(100 * level):d}" for level in self.iou_levels]
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        levels = [Column(name, detail=True) for name in self._level_names()]
+        cuts = [Column(f"{name}_threshold", "none", detail=True) for name in self._level_names()]
+        return (Column(self.name or "maxboxacc"), *levels, *cuts)
+
+    def image_sums(self, records: pd.DataFrame) -> ImageSums:
+        """Hits at each level and threshold, and pairs."""
+        best = stacked(records, "best_iou")
+        hits = np.concatenate([best >= level for level in self.iou_levels], axis=1)
+        cuts = thresholds(self.threshold_step)
+
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
+            share = ratio(totals[:, :-1], totals[:, -1:])
+            share = share.reshape(len(totals), len(self.iou_levels), len(cuts))
+            top = share.max(axis=2)
+            levels = dict(zip(self._level_names(), top.T, strict=True))
+            places = share.argmax(axis=2)
+            chosen = {f"{name}_threshold": cuts[place] for name, place in zip(levels, places.T, strict=True)}
+            return {self.name or "maxboxacc": top.mean(axis=1), **levels, **chosen}
+
+        return sum_by_image(records, np.concatenate([hits, np.ones((len(best), 1))], axis=1), combine)
+
+
+@dataclass
+class MeanBestIoU(ThresholdedBoxes):
+    """Mean over pairs of the best IoU, at the threshold that is best for the data set."""
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        name = self.name or "mean_best_iou"
+        return (Column(name), Column(f"{name}_threshold", "none", detail=True))
+
+    def image_sums(self, records: pd.DataFrame) -> ImageSums:
+        """Sum of the best IoU at each threshold, and pairs."""
+        best = stacked(records, "best_iou")
+        cuts = thresholds(self.threshold_step)
+
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
+            mean = ratio(totals[:, :-1], totals[:, -1:])
+            values = (mean.max(axis=1), cuts[mean.argmax(axis=1)])
+            return dict(zip((column.name for column in self.columns), values, strict=True))
+
+        return sum_by_image(records, np.concatenate([best, np.ones((len(best), 1))], axis=1), combine)
+
+
+def otsu_box(scores: np.ndarray) -> tuple[np.ndarray, int]:
+    """gScoreCAM's box: the largest bounding rectangle of what is above Otsu's threshold.
+
+    Args:
+        scores: (height, width), any finite values.
+
+    Returns:
+        (x0, y0, x1, y1), int64, ending at x + w; (0, 0, 1, 1) where nothing is above. And the
+        threshold, 0..255.
+    """
+    image = cv2.normalize(scores, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)  # type: ignore[call-overload]
+    threshold, above = cv2.threshold(image, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    contours = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if not len(contours):
+        return np.array([0, 0, 1, 1]), int(threshold)
+    x, y, w, h = max((cv2.boundingRect(contour) for contour in contours), key=lambda box: box[2] * box[3])
+    return np.array([x, y, x + w, y + h]), int(threshold)
+
+
+@dataclass
+class OtsuBoxAccuracy(MapMetric):
+    """gScoreCAM's box accuracy.
+
+    Attributes:
+        iou_level: a hit from this IoU on.
+    """
+
+    iou_level: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.iou_level <= 1:
+            raise ConfigError(f"metric.iou_level={self.iou_level}: must lie in (0, 1]")
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        name = self.name or "otsu_box"
+        return (Column(name), Column(f"{name}_class_mean", detail=True))
+
+    def evaluate(self, pair: PairMap) -> Outcome:
+        """``iou``, the best with any instance, ``hit``, the ``threshold`` and the ``box``.
+
+        Skipped: ``empty_region``. Failed: ``map_not_finite``, ``map_zero_mass``.
+        """
+        region = annotated_region(pair, "box")
+        if not isinstance(region, np.ndarray):
+            return region
+        if pair.flaw:
+            return Fail(pair.flaw)
+        box, threshold = otsu_box(pair.original)
+        iou = float(inclusive_iou(box[None], pair.target.boxes).max())
+        return {"iou": iou, "hit": iou >= self.iou_level, "threshold": threshold, "box": box}
+
+    def image_sums(self, records: pd.DataFrame) -> ImageSums:
+        """Hits and pairs of each class."""
+        hit = records["hit"].to_numpy(dtype=np.float64)
+        counts, classes = class_columns(records, np.ones(len(hit)))
+        hits, _ = class_columns(records, hit)
+
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
+            by_class = totals[:, :classes], totals[:, classes:]
+            values = (ratio(by_class[0].sum(axis=1), by_class[1].sum(axis=1)), class_mean(*by_class, None))
+            return dict(zip((column.name for column in self.columns), values, strict=True))
+
+        return sum_by_image(records, side_by_side([hits, counts]), combine)

@@ -1,0 +1,185 @@
+"""What a map's pixels do to the model's confidence: drop, increase, coherency, complexity, ADCC.
+
+With p the confidence on the image and p' that on (normalised image x map), the map min-maxed:
+
+* average drop = ``max(0, p - p') / p`` and average increase = ``[p' > p]`` (Chattopadhay et al.
+  2018, Grad-CAM++). The ``grad-cam`` package's ``DropInConfidence`` is not divided by p: that is
+  ``drop: absolute``. Score-CAM's published drop keeps the upper half of the pixels: ``keep: 0.5``.
+* coherency = ``(Pearson(map, map of the masked image) + 1) / 2``, complexity = mean of the map, and
+  ``ADCC = 3 / (1/coherency + 1/(1 - complexity) + 1/(1 - drop))`` of each pair (Poppi et al. 2021,
+  eq. 2 to 5), 0 where one of the three terms is 0; the mean over pairs is reported.
+
+The ADCC authors' code takes as p the confidence of the top class even where another class is
+explained; that is ``confidence: top``. A correlation with a constant map is taken as 0 (their code
+gives NaN there, the ``grad-cam`` package 0). A constant map is 0 after the min-max.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.methods.base import min_max
+from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch, check_choice
+from decomcam_bench.metrics.causal import SCORES, class_scores, pixel_ranks
+
+
+def pearson(first: Tensor, second: Tensor) -> Tensor:
+    """Correlation of maps (P, H, W) with maps (P, H, W): (P,), 0 where either is constant."""
+    a, b = (maps.double().flatten(1) for maps in (first, second))
+    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
+    norm = a.norm(dim=1) * b.norm(dim=1)
+    return torch.where(norm > 0, (a * b).sum(dim=1) / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0).clamp(-1, 1)
+
+
+def adcc(drop: np.ndarray, coherency: np.ndarray, complexity: np.ndarray) -> np.ndarray:
+    """Harmonic mean of coherency, 1 - complexity and 1 - drop; 0 where one of them is 0."""
+    terms = np.stack([coherency, 1 - complexity, 1 - drop])
+    inverse = np.divide(1.0, terms, out=np.full(terms.shape, np.inf), where=terms > 0)
+    return 3 / inverse.sum(axis=0)
+
+
+@dataclass
+class ConfidenceDrop(ModelMetric):
+    """Average drop and average increase in confidence.
+
+    Attributes:
+        drop: ``relative`` to p, or ``absolute``.
+        confidence: p is that of the pair's ``own`` class, or of the ``top`` class (p' stays that
+            of the own class).
+        keep: share of the highest pixels that the map keeps; the others become 0.
+        score: see :func:`decomcam_bench.metrics.causal.class_scores`.
+    """
+
+    drop: str = "relative"
+    confidence: str = "own"
+    keep: float = 1.0
+    score: str = "softmax"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"score"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("drop", self.drop, ("relative", "absolute"))
+        check_choice("confidence", self.confidence, ("own", "top"))
+        check_choice("score", self.score, SCORES)
+        if not 0 < self.keep <= 1:
+            raise ConfigError(f"metric.keep={self.keep}: must lie in (0, 1]")
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        name = self.name or "average_drop"
+        prefix = name.removesuffix("_drop")
+        return (Column(name, "lower", value="drop"), Column(f"{prefix}_increase", value="increase"))
+
+    def scored_per_pair(self, input_size: tuple[int, int]) -> int:
+        return 1
+
+    def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
+        """``drop``, ``increase`` and the confidences ``whole`` (p) and ``masked`` (p').
+
+        Failed: ``no_map``, ``map_not_finite``.
+        """
+        outcomes, chosen = usable(batch)
+        if chosen:
+            values = self._confidences(batch, self.visible(batch.maps), torch.tensor(chosen, device=batch.maps.device))
+            for place, row in zip(chosen, _rows(values), strict=True):
+                outcomes[place] = row
+        return outcomes
+
+    def visible(self, maps: Tensor) -> Tensor:
+        """The maps (P, H, W), min-maxed, with the lower pixels muted."""
+        shown = min_max(maps.float(), (1, 2))
+        if self.keep < 1:
+            kept = pixel_ranks(maps) < round(self.keep * maps[0].numel())
+            shown = shown * kept.view(maps.shape)
+        return shown
+
+    def _confidences(self, batch: PairBatch, visible: Tensor, chosen: Tensor) -> dict[str, np.ndarray]:
+        whole = class_scores(batch.image_similarity[chosen], self.score, batch.text_norms)
+        own = batch.class_ids[chosen].unsqueeze(1)
+        parts = []
+        for part in chosen.split(max(1, batch.batch_size)):
+            masked = batch.images[part] * visible[part].unsqueeze(1).to(batch.images.dtype)
+            parts.append(class_scores(batch.similarity(masked, part), self.score, batch.text_norms))
+        after = torch.cat(parts).gather(1, own).squeeze(1)
+        before = whole.gather(1, own).squeeze(1) if self.confidence == "own" else whole.amax(dim=1)
+        p, q = (scores.double().cpu().numpy() for scores in (before, after))
+        lost = np.maximum(p - q, 0)
+        if self.drop == "relative":
+            lost = np.divide(lost, p, out=np.zeros(lost.shape), where=p > 0)
+        return {"drop": lost, "increase": q > p, "whole": p, "masked": q}
+
+
+@dataclass
+class ADCC(ConfidenceDrop):
+    """Average drop, coherency and complexity as one number."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"score", "remap"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop != "relative" or self.score == "cosine":
+            raise ConfigError(
+                f"metric.drop={self.drop}, metric.score={self.score}: ADCC is defined for the relative drop of a "
+                "probability (drop=relative, score=softmax or unnormalised)"
+            )
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        name = self.name or "adcc"
+        return (
+            Column(name, value="adcc"),
+            Column(f"{name}_coherency", value="coherency"),
+            Column(f"{name}_complexity", "lower", value="complexity"),
+            Column(f"{name}_drop", "lower", value="drop"),
+            Column(f"{name}_increase", value="increase", detail=True),
+        )
+
+    def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
+        """As the base, with ``coherency``, ``complexity`` and ``adcc``.
+
+        Failed: also ``no_remap``, the method cannot be run on changed images, and
+        ``masked_map_not_finite``.
+        """
+        outcomes, chosen = usable(batch)
+        if not chosen:
+            return outcomes
+        if batch.remap is None:
+            return [Fail("no_remap") if place in chosen else outcomes[place] for place in range(len(outcomes))]
+        places = torch.tensor(chosen, device=batch.maps.device)
+        visible = self.visible(batch.maps)
+        values = self._confidences(batch, visible, places)
+        masked = batch.images.clone()
+        masked[places] = batch.images[places] * visible[places].unsqueeze(1).to(batch.images.dtype)
+        again = self.visible(batch.remap(masked))[places]
+        values["coherency"] = ((pearson(visible[places], again) + 1) / 2).cpu().numpy()
+        values["complexity"] = visible[places].double().mean(dim=(1, 2)).cpu().numpy()
+        values["adcc"] = adcc(values["drop"], values["coherency"], values["complexity"])
+        finite = again.isfinite().flatten(1).all(dim=1).tolist()
+        for place, row, usable_again in zip(chosen, _rows(values), finite, strict=True):
+            outcomes[place] = row if usable_again else Fail("masked_map_not_finite")
+        return outcomes
+
+
+def usable(batch: PairBatch) -> tuple[list[Outcome], list[int]]:
+    """Outcomes that say why a pair has no usable map, and the positions of those that have one."""
+    outcomes: list[Outcome] = []
+    chosen = []
+    finite = batch.maps.isfinite().flatten(1).all(dim=1)
+    for place, (valid, is_finite) in enumerate(zip(batch.valid.tolist(), finite.tolist(), strict=True)):
+        outcomes.append(Fail("map_not_finite" if valid else "no_map"))
+        if valid and is_finite:
+            chosen.append(place)
+    return outcomes, chosen
+
+
+def _rows(values: dict[str, np.ndarray]) -> list[Outcome]:
+    count = len(next(iter(values.values())))
+    return [{key: column[place].item() for key, column in values.items()} for place in range(count)]

@@ -1,0 +1,154 @@
+"""PxAP: area under the pixel-wise precision-recall curve of the data set (Choe et al. 2020).
+
+Protocol (``wsolevaluation``'s ``MaskEvaluator``): map and mask at 224 x 224, the mask by nearest
+neighbour, the map min-maxed; histograms of the scores of object and of background pixels over the
+bins [0, 0.01), ..., [0.99, 1), {1}, summed over the *data set*; precision and recall at each bin's
+left edge, from the highest down; the sum of precision times the rise of recall. The reference reports per
+cent, we a share. Its ignore region (OpenImages) corresponds to ``ignore: crowd`` here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import (
+    Column,
+    Fail,
+    MapMetric,
+    Outcome,
+    PairMap,
+    Skip,
+    annotated_region,
+    check_choice,
+)
+from decomcam_bench.metrics.boxes import min_max_at, stacked, thresholds
+from decomcam_bench.metrics.sums import ImageSums, Totals, sum_by_image
+
+
+def bin_of(scores: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Index of the last edge that is not above each score.
+
+    Args:
+        scores: float64, at least ``edges[0]``, at most 1.
+        edges: float64, at least two, evenly spaced from 0 up to rounding; only the last may be nearer.
+    """
+    # A guess that is off by one at most, then mended: much faster than a search for each pixel.
+    place = np.minimum((scores / edges[1]).astype(np.int64), len(edges) - 1)
+    place -= scores < edges[place]
+    following = np.append(edges[1:], np.inf)
+    place += scores >= following[place]
+    return place
+
+
+def average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall curve from histograms, as the reference sums it.
+
+    Args:
+        positive, negative: (r, bins), object and background pixels by ascending score.
+
+    Returns:
+        (r,) in [0, 1]; NaN where there is no object pixel.
+    """
+    hits = positive[:, ::-1].cumsum(axis=1)
+    false = negative[:, ::-1].cumsum(axis=1)
+    drawn = hits + false
+    precision = np.divide(hits, drawn, out=np.zeros(hits.shape), where=drawn != 0)
+    pixels = hits[:, -1:]
+    recall = np.divide(hits, pixels, out=np.full(hits.shape, np.nan), where=pixels > 0)
+    return (precision * np.diff(recall, axis=1, prepend=0.0)).sum(axis=1)
+
+
+@dataclass
+class PxAP(MapMetric):
+    """Pixel-wise average precision over the data set.
+
+    Attributes:
+        region: ``box``, ``mask``, or None: what the data set's protocol uses.
+        size: side of the square that map and mask are brought to; None: original pixels.
+        threshold_step: width of the bins.
+        ignore: ``none``; or ``crowd``: pixels of crowd regions alone count neither way.
+    """
+
+    region: str | None = None
+    size: int | None = 224
+    threshold_step: float = 0.01
+    ignore: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("region", self.region or "box", ("box", "mask"))
+        check_choice("ignore", self.ignore, ("none", "crowd"))
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"metric.size={self.size}: must be at least 1 pixel, or null for original pixels")
+        if not 0 < self.threshold_step < 1:
+            raise ConfigError(f"metric.threshold_step={self.threshold_step}: must lie between 0 and 1")
+
+    def resolve(self, dataset: Any) -> PxAP:
+        return dataclasses.replace(self, region=self.region or dataset.region)
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        return (Column(self.name or "pxap"),)
+
+    def evaluate(self, pair: PairMap) -> Outcome:
+        """Histograms ``object`` and ``background``, int64 (bins,).
+
+        Skipped: ``no_mask``, ``empty_region``, ``only_ignored`` (every object pixel is ignored).
+        Failed: ``bad_mask``, ``map_not_finite``, ``map_zero_mass``.
+        """
+        kind = self.region or "box"
+        region = annotated_region(pair, kind)
+        if not isinstance(region, np.ndarray):
+            return region
+        if pair.flaw:
+            return Fail(pair.flaw)
+        size = (pair.height, pair.width) if self.size is None else (self.size, self.size)
+        counted = None
+        if self.ignore == "crowd" and pair.target.crowd.any():
+            plain = _instances(pair, kind, ~pair.target.crowd)
+            counted, region = ~(region & ~plain), plain
+            if not region.any():
+                return Skip("only_ignored")
+            counted = _nearest(counted, size)
+        inside = _nearest(region, size)
+        edges = np.append(thresholds(self.threshold_step), 1.0)
+        bins = pair.shared(("bins", size, self.threshold_step), lambda: bin_of(min_max_at(pair, size), edges))
+        hit = bins[inside] if counted is None else bins[inside & counted]
+        every = bins.ravel() if counted is None else bins[counted]
+        positive = np.bincount(hit, minlength=len(edges))
+        return {"object": positive, "background": np.bincount(every, minlength=len(edges)) - positive}
+
+    def image_sums(self, records: pd.DataFrame) -> ImageSums:
+        """Both histograms."""
+        values = np.concatenate([stacked(records, "object"), stacked(records, "background")], axis=1)
+
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
+            positive, negative = np.split(totals, 2, axis=1)
+            return {self.columns[0].name: average_precision(positive, negative)}
+
+        return sum_by_image(records, values, combine)
+
+
+def _instances(pair: PairMap, kind: str, chosen: np.ndarray) -> np.ndarray:
+    """Union of some instances, bool (height, width) of the original image."""
+    places = np.flatnonzero(chosen)
+    masks = tuple(pair.target.masks[place] for place in places) if pair.target.masks else ()
+    some = dataclasses.replace(pair.target, boxes=pair.target.boxes[places], masks=masks)
+    if kind == "box":
+        return some.box_mask(pair.height, pair.width)
+    union = some.object_mask()
+    return np.zeros((pair.height, pair.width), dtype=bool) if union is None else union
+
+
+def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if mask.shape == size:
+        return mask
+    return cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
