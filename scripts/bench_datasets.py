@@ -164,8 +164,8 @@ def main() -> int:
             figures = measure(dataset, Path(folder) / case)
         print(
             f"{case} ({made}): {figures['images']:,} images, {figures['boxes']:,} boxes; opened in "
-            f"{figures['open_s']:.2f} s with {figures['open_mib']:.0f} MiB; fingerprint {figures['fingerprint_s']:.2f} s; "
-            f"all samples {figures['all_samples_s']:.2f} s; peak {figures['all_mib']:.0f} MiB above the import"
+            f"{figures['open_s']:.2f} s with {figures['open_mib']:.0f} MiB; fingerprint {figures['fingerprint_s']:.2f} s; all "
+            f"samples {figures['all_samples_s']:.2f} s; peak {figures['all_mib']:.0f} MiB above the import"
         )
         failed |= figures["open_s"] > SECONDS or (most is not None and figures["open_mib"] > most)
     return int(failed and arguments.check)

@@ -132,8 +132,8 @@ def test_files_that_are_missing(tmp_path: Path) -> None:
         Custom(root=str(tmp_path))
     with pytest.raises(DataError, match="no such file"):
         Custom(annotations=str(tmp_path / "x.csv"))
+    _write_csv(tmp_path, "image,class,x0,y0,x1,y1\na.png,dog,1,2,11,12\n")
     with pytest.raises(DataError, match="no such folder"):
-        _write_csv(tmp_path, "image,class,x0,y0,x1,y1\na.png,dog,1,2,11,12\n")
         Custom(root=str(tmp_path), images=str(tmp_path / "absent"))
     with pytest.raises(DataError, match="no image"):
         Custom(root=str(_write_csv(tmp_path / "empty", "image,class\n")))

@@ -95,7 +95,7 @@ def test_imagenetv2_metadata() -> None:
         assert not sample.problems
         (target,) = sample.targets
         expected = np.array(boxes[f"val2/{sample.image_id}"])
-        assert np.array_equal(target.boxes, expected + [0, 0, 1, 1])
+        assert np.array_equal(target.boxes, expected + np.array([0, 0, 1, 1]))
         assert target.class_id == int(sample.image_id.split("/")[0])
         found += len(target.boxes)
     assert (len(dataset), found) == (10_000, 18_532)
