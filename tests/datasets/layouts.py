@@ -190,7 +190,7 @@ def write_partimagenet(root: Path, drawn: dict[int, Scene], in_folders: bool = F
 def write_cub(root: Path, drawn: dict[int, Scene]) -> Path:
     """All images in the test split; the centre of each part's box stands for its location."""
     folder = root / "CUB_200_2011"
-    (folder / "parts").mkdir(parents=True)
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
     part_names = sorted({part.name for drawing in OBJECTS for part in drawing.parts})
     lines: dict[str, list[str]] = {
         name: [] for name in ("images", "bounding_boxes", "train_test_split", "image_class_labels", "parts/part_locs")
