@@ -20,6 +20,12 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from decomcam_bench.datasets.prompts import resolve_templates
+from decomcam_bench.errors import ConfigError, unknown
+
+#: Ways to choose a subset; see :mod:`decomcam_bench.datasets.subsets`.
+SUBSETS = ("random", "balanced", "difficult", "single_object")
+
 
 class Mask(Protocol):
     """A mask that is decoded when it is needed. Implementations are small and picklable."""
@@ -112,6 +118,31 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """An annotation that could not be used as it stands; the data set goes on without it.
+
+    Attributes:
+        file: the file that holds it.
+        image_id: the image that it speaks of; empty where there is none.
+        reason: what is wrong with it.
+        class_id: the class that it speaks of, or -1 where that is unknown.
+        class_name: the name of that class as the file writes it, or an empty string.
+        pair_lost: nothing usable is left of this class in this image, so that the (image, class)
+            pair counts as failed. False for a pair that is evaluated with what is left.
+    """
+
+    file: str
+    image_id: str
+    reason: str
+    class_id: int = -1
+    class_name: str = ""
+    pair_lost: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image and what it shows.
 
@@ -120,6 +151,7 @@ class Sample:
         width, height: size of the original image in pixels.
         targets: one entry for each class present, by ascending ``class_id``.
         error: why the sample cannot be used (then ``targets`` may be empty), or an empty string.
+        problems: annotations that could not be used as they stand, each with its file and reason.
     """
 
     image_id: str
@@ -127,6 +159,12 @@ class Sample:
     height: int
     targets: tuple[Target, ...]
     error: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def lost(self) -> tuple[Problem, ...]:
+        """Pairs that the image should have and that cannot be evaluated: they count as failed."""
+        return tuple(problem for problem in self.problems if problem.pair_lost)
 
 
 @dataclass
@@ -135,6 +173,13 @@ class Dataset(abc.ABC):
 
     Attributes:
         name: the name of its YAML.
+        names: which wording of the class names the prompts use, one of :attr:`name_choices`.
+        templates: a named set of :data:`decomcam_bench.datasets.prompts.TEMPLATE_SETS`, or one
+            template, or a list of them, each with one ``{}``.
+        subset: None for all, or one of :data:`SUBSETS`.
+        subset_size: images in a ``random`` or ``balanced`` subset.
+        subset_seed: seed of these.
+        ids: only these image ids: a list, or the path of a text file with one a line.
         region: what localisation protocols use for this data set unless told otherwise:
             ``box`` or ``mask``.
         has_parts: whether targets carry parts.
@@ -142,11 +187,40 @@ class Dataset(abc.ABC):
     """
 
     name: str = ""
+    names: str = "own"
+    templates: Any = "photo"
+    subset: str | None = None
+    subset_size: int | None = None
+    subset_seed: int = 0
+    ids: Any = None
 
     region: ClassVar[str] = "box"
     has_parts: ClassVar[bool] = False
     causal_preset: ClassVar[str] = "rise"
     version: ClassVar[int] = 1
+    name_choices: ClassVar[tuple[str, ...]] = ("own", "clip")
+
+    def __post_init__(self) -> None:
+        if self.names not in self.name_choices:
+            raise ConfigError(f"dataset.names={self.names}: " + unknown("names", self.names, self.name_choices))
+        resolve_templates(self.templates)
+        if self.subset is not None and self.subset not in SUBSETS:
+            raise ConfigError(f"dataset.subset={self.subset}: " + unknown("subset", self.subset, SUBSETS))
+        sized = self.subset in ("random", "balanced")
+        if sized and (self.subset_size is None or self.subset_size < 1):
+            raise ConfigError(
+                f"dataset.subset_size={self.subset_size}: subset={self.subset} needs a number of at least 1"
+            )
+        if not sized and self.subset_size is not None:
+            raise ConfigError(
+                f"dataset.subset_size={self.subset_size}: only for subset=random and subset=balanced "
+                "(limit=N takes the first N)"
+            )
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        """Annotations that belong to no image of the data set; the others stand in their samples."""
+        return ()
 
     @property
     @abc.abstractmethod
@@ -158,9 +232,27 @@ class Dataset(abc.ABC):
         """Names in the wording that CLIP was trained to read; the own names unless overridden."""
         return self.class_names
 
+    def worded(self, names: str) -> Sequence[str]:
+        """Class names in one of the wordings of :attr:`name_choices`, by class id."""
+        return self.clip_names if names == "clip" else self.class_names
+
+    @property
+    def free_texts(self) -> frozenset[int]:
+        """Class ids whose name is a free text, which no template is put round."""
+        return frozenset()
+
+    @property
+    def available(self) -> frozenset[str]:
+        """What its targets carry, out of ``box``, ``mask`` and ``parts``; see :attr:`Metric.needs`."""
+        return frozenset({"box", *(["mask"] if self.region == "mask" else []), *(["parts"] if self.has_parts else [])})
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Number of images, the unusable ones included."""
+
+    def image_id(self, index: int) -> str:
+        """The id of image ``index``, the same as its sample's; cheaper where a subclass says so."""
+        return self.sample(index).image_id
 
     @abc.abstractmethod
     def sample(self, index: int) -> Sample:
@@ -178,6 +270,16 @@ class Dataset(abc.ABC):
     def identity(self) -> dict[str, Any]:
         """The options that decide what the data set holds (not where it lies), for the cell key."""
         return {"name": self.name}
+
+    @property
+    def prompts(self) -> Prompts:
+        """How its classes become texts: the chosen names and templates."""
+        return Prompts(self.names, resolve_templates(self.templates))
+
+    @property
+    def prompt_identity(self) -> dict[str, Any]:
+        """Wording of the prompts, for the cell key; the templates themselves, not their set's name."""
+        return {"names": self.names, "templates": list(self.prompts.templates)}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -213,7 +315,7 @@ class Prompts:
     """How a class becomes texts: which names, and which templates (averaged by the text bank).
 
     Attributes:
-        names: ``own`` or ``clip``.
+        names: one of the data set's :attr:`Dataset.name_choices`.
         templates: each holds one ``{}``.
     """
 
@@ -222,5 +324,7 @@ class Prompts:
 
     def texts(self, dataset: Dataset) -> list[list[str]]:
         """One list of texts a class, in the order of the class ids."""
-        names = dataset.clip_names if self.names == "clip" else dataset.class_names
-        return [[template.replace("{}", name) for template in self.templates] for name in names]
+        return [
+            [name] if number in dataset.free_texts else [template.replace("{}", name) for template in self.templates]
+            for number, name in enumerate(dataset.worded(self.names))
+        ]

@@ -19,6 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decomcam_bench.methods.options import check_choice
+
+#: What a method may differentiate and score masked images with.
+SCORES = ("logits", "cosine", "softmax")
+
 
 class ScoreFunction(Protocol):
     """Scores of images against the text of a pair."""
@@ -214,6 +219,9 @@ class Method(abc.ABC):
     random: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        check_choice("score", self.score, SCORES)
+
     @abc.abstractmethod
     def explain(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
         """Explanations for each rank; what the ranks share is computed once.
@@ -231,7 +239,7 @@ class MapMethod(Method):
 
     def explain(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
         explanation = self.map(evidence)
-        return {rank: explanation for rank in ranks}
+        return dict.fromkeys(ranks, explanation)
 
     @abc.abstractmethod
     def map(self, evidence: Evidence) -> Explanation:
@@ -251,10 +259,7 @@ def score_in_batches(evidence: Evidence, make: Callable[[Tensor], Tensor], pair:
     count = len(pair)
     step = max(1, evidence.batch_size)
     positions = torch.arange(count, device=evidence.device)
-    parts = [
-        evidence.score(make(positions[i : i + step]), pair[i : i + step]).float()
-        for i in range(0, count, step)
-    ]
+    parts = [evidence.score(make(positions[i : i + step]), pair[i : i + step]).float() for i in range(0, count, step)]
     return torch.cat(parts) if parts else torch.zeros(0, device=evidence.device)
 
 

@@ -9,13 +9,19 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from decomcam_bench.datasets.toybox_scenes import OBJECTS
+from decomcam_bench.errors import ConfigError, ModelError
+from decomcam_bench.models.base import ModelSource, hash_file
+from decomcam_bench.models.clip import ClipModel
 
 IMAGE_SIZE = 160
 CONTEXT_LENGTH = 16
@@ -99,4 +105,55 @@ def build_toyclip(tower: str, seed: int = 0) -> CLIP:
 
 def shipped_weights(tower: str) -> Path:
     """Path of the safetensors file in the package."""
-    return Path(str(files("decomcam_bench.models") / "weights" / f"toyclip_{tower}.safetensors"))
+    return Path(__file__).parent / "weights" / f"toyclip_{tower}.safetensors"
+
+
+@dataclass
+class ToyClip(ModelSource):
+    """toyclip, with the shipped weights, random ones, or a file of one's own training.
+
+    Attributes:
+        tower: ``resnet`` or ``vit``.
+        weights: ``shipped``, ``untrained``, or the path of a safetensors file.
+        init_seed: of the random weights.
+    """
+
+    tower: str = "resnet"
+    weights: str = "shipped"
+    init_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tower not in VISION:
+            raise ConfigError(f"model.tower={self.tower}: valid: {', '.join(VISION)}")
+
+    def _file(self) -> Path | None:
+        if self.weights == "untrained":
+            return None
+        path = shipped_weights(self.tower) if self.weights == "shipped" else Path(self.weights)
+        if not path.is_file():
+            raise ModelError(f"model.weights={self.weights}: no file {path}; use 'shipped', 'untrained' or a .safetensors")
+        return path
+
+    def available(self) -> str:
+        """The weights file, for people, or why there is none."""
+        try:
+            return str(self._file() or "random weights, no file needed")
+        except ModelError as error:
+            return f"missing: {error}"
+
+    def identity(self) -> dict[str, Any]:
+        file = self._file()
+        weights = hash_file(file) if file else f"random:{self.init_seed}"
+        return {"arch": f"toyclip-{self.tower}", "weights": weights, "geometry": self.geometry, "size": IMAGE_SIZE}
+
+    def load(self, device: str, precision: str) -> ClipModel:
+        clip = build_toyclip(self.tower, self.init_seed)
+        file = self._file()
+        if file:
+            try:
+                clip.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+            except (SafetensorError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise ModelError(f"model.weights={file}: not a toyclip-{self.tower} ({reason})") from error
+        return ClipModel(clip, ToyTokenizer(), self.name, IMAGE_SIZE, MEAN, STD, device, precision)

@@ -1,0 +1,209 @@
+"""``decomcam-bench data list | verify | prepare``: the benchmarks on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """examples:
+  decomcam-bench data list
+  decomcam-bench data prepare voc --variant 2007
+  decomcam-bench data prepare coco --root /data/coco
+  decomcam-bench data verify voc --root /data/VOCdevkit year=2012 split=val --fast
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds the sub-command to the dispatcher's parser."""
+    parser = subparsers.add_parser(
+        "data",
+        help="list, check and fetch the benchmarks",
+        description="The benchmarks: what is known of them and present here, checks of a folder, and downloads.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(dest="action", metavar="list|verify|prepare", required=True)
+
+    listing = actions.add_parser("list", help="each benchmark: size, licence, citation, what is present")
+    listing.add_argument("--format", choices=("text", "json", "names"), default="text", help="default: text")
+
+    check = actions.add_parser("verify", help="check a folder: exit status 0 if it is sound, 1 if not")
+    check.add_argument("name", help="name of the data set")
+    check.add_argument("options", nargs="*", metavar="key=value", help="options of the data set, such as year=2012")
+    check.add_argument("--root", help="its folder; default: looked for in the data folder")
+    check.add_argument("--fast", action="store_true", help="read the headers of images only, decode nothing")
+    check.add_argument("--all", action="store_true", help="show every finding, not the first ten of each kind")
+
+    fetching = actions.add_parser("prepare", help="fetch, check and unpack a benchmark, or say what to do by hand")
+    fetching.add_argument("name", help="name of the data set")
+    fetching.add_argument("--variant", help="year or variant; default: the first that 'data list' shows; 'all' for all")
+    fetching.add_argument("--root", help="target folder; default: its place in the data folder")
+    fetching.add_argument("--archives", metavar="DIR", help="folder of official archives that you already have")
+    fetching.add_argument("--mirror", metavar="URL", default="", help="fetch URL/<file name>; checksums hold")
+    fetching.add_argument("--keep-archives", action="store_true", help="keep fetched archives after unpacking")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs the chosen action; returns the exit status."""
+    return {"list": _list, "verify": _verify, "prepare": _prepare}[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.datasets.catalogue import CATALOGUE
+
+    if arguments.format == "names":
+        print("\n".join(CATALOGUE))
+        return 0
+    rows = [_describe(name) for name in CATALOGUE]
+    if arguments.format == "json":
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['name']}: {row['title']}")
+        print(f"  licence   {row['licence']}")
+        print(f"  citation  {row['citation']}")
+        for variant in row["variants"]:
+            size = f"{variant['megabytes'] / 1000:.1f} GB on disk"
+            print(f"  {variant['name']:<18} {variant['images']:>6,} images, {size}; {variant['state']}")
+    print("\nLooked for in the data folder ($DECOMCAM_BENCH_DATA or ~/.cache/decomcam-bench/data).")
+    return 0
+
+
+def _describe(name: str) -> dict[str, Any]:
+    """One benchmark with what is present of it in the data folder."""
+    from decomcam_bench.datasets.catalogue import CATALOGUE
+    from decomcam_bench.datasets.files import data_folder
+
+    entry = CATALOGUE[name]
+    folder = data_folder() / name
+    variants = []
+    for key, variant in entry.variants.items():
+        present = _present(name, dict(variant.options))
+        if present is None:
+            state = f"not present (decomcam-bench data prepare {name} --variant {key})"
+        else:
+            state = f"present under {folder}: {present:,} images, {_disk_use(folder) / 1e9:.1f} GB in this folder"
+        variants.append(
+            {
+                "name": key,
+                "images": variant.images,
+                "megabytes": variant.megabytes,
+                "present": present is not None,
+                "images_present": present or 0,
+                "state": state,
+            }
+        )
+    return {
+        "name": name,
+        "title": entry.title,
+        "licence": entry.licence,
+        "citation": entry.citation,
+        "folder": str(folder),
+        "variants": variants,
+    }
+
+
+def _present(name: str, options: dict[str, Any]) -> int | None:
+    """Images whose file exists, of the default folder, or None where the data set cannot be opened."""
+    from decomcam_bench.errors import DataError
+
+    try:
+        dataset = _open(name, options)
+    except DataError:
+        return None
+    found = 0
+    for index in range(len(dataset)):
+        try:
+            found += dataset.image_file(index).is_file()
+        except ValueError:
+            continue
+    return found
+
+
+def _disk_use(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _open(name: str, options: dict[str, Any]) -> Any:
+    from decomcam_bench import registry
+
+    return registry.build("dataset", {**registry.read("dataset", name), **options})
+
+
+def _parse(words: list[str]) -> dict[str, Any]:
+    """Options written as ``key=value``, values in YAML; ``dataset.`` in front is allowed."""
+    import yaml
+
+    from decomcam_bench.errors import ConfigError
+
+    options = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"'{word}': write options of the data set as key=value, such as year=2012")
+        try:
+            options[key.removeprefix("dataset.")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"'{word}': the value cannot be read") from None
+    return options
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.datasets.catalogue import CATALOGUE
+    from decomcam_bench.datasets.verify import verify
+
+    options = _parse(arguments.options)
+    if arguments.root is not None:
+        options["root"] = arguments.root
+    dataset = _open(arguments.name, options)
+    variant = next(
+        (
+            variant
+            for variant in (CATALOGUE[arguments.name].variants.values() if arguments.name in CATALOGUE else ())
+            if all(getattr(dataset, key) == value for key, value in variant.options.items())
+        ),
+        None,
+    )
+    report = verify(dataset, variant, arguments.fast)
+    shown = ", ".join(f"{key}={value}" for key, value in dataset.identity.items() if key != "name")
+    place = f" under {dataset.base}" if hasattr(dataset, "base") else ""
+    print(f"{arguments.name} ({shown}){place}" if shown else f"{arguments.name}{place}")
+    for line in report.lines(sys.maxsize if arguments.all else 10):
+        print(line)
+    kinds = ", ".join(f"{len(found):,} {kind}" for kind, found in report.findings.items())
+    print("sound" if report.sound else f"not sound: {kinds}")
+    return 0 if report.sound else 1
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.datasets.catalogue import CATALOGUE
+    from decomcam_bench.datasets.files import data_folder
+    from decomcam_bench.datasets.prepare import Preparation
+    from decomcam_bench.errors import ConfigError, unknown
+
+    if arguments.name not in CATALOGUE:
+        raise ConfigError(unknown("data set", arguments.name, CATALOGUE))
+    entry = CATALOGUE[arguments.name]
+    name = arguments.variant or next(iter(entry.variants))
+    if name != "all" and name not in entry.variants:
+        raise ConfigError(unknown(f"variant of {arguments.name}", name, [*entry.variants, "all"]))
+    root = Path(arguments.root).expanduser() if arguments.root else data_folder() / arguments.name
+    archives = Path(arguments.archives).expanduser() if arguments.archives else None
+    preparation = Preparation(root, arguments.mirror, archives, arguments.keep_archives)
+    print(f"{entry.title}\nlicence: {entry.licence}\ninto: {root}")
+    missing = []
+    chosen = list(entry.variants.values()) if name == "all" else [entry.variants[name]]
+    for variant in chosen:
+        missing += preparation.run(variant)
+    if not missing:
+        for variant in chosen:
+            options = "".join(f" dataset.{key}={value}" for key, value in variant.options.items())
+            print(f"ready: decomcam-bench run dataset={arguments.name} dataset.root={root}{options}")
+        return 0
+    print(f"by hand: {', '.join(archive.file_name for archive in missing)} cannot be fetched without an account")
+    for number, step in enumerate(entry.manual, start=1):
+        print(f"  {number}. {step.format(root=root)}")
+    return 1

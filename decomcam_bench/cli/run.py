@@ -1,0 +1,62 @@
+"""``decomcam-bench run``: evaluate a configuration and print its table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from decomcam_bench.cli import add_command
+
+_EXAMPLES = """\
+  decomcam-bench run
+      the embedded benchmark: toybox, toyclip, DecomCAM
+  decomcam-bench run method=decomcam,gradcam,random layer=layer3,layer4 rank=1,5,10
+      every combination; a method without a rank is not repeated per rank
+  decomcam-bench run dataset=voc dataset.root=/data/VOCdevkit model=rn50 limit=200 device=cuda
+  decomcam-bench run dataset=voc model=ViT-B-16 model.pretrained=openai
+  decomcam-bench run method.impl=my_pkg.my_module:MyCAM method.alpha=2
+  decomcam-bench run metric=pointing metric.tolerance=0,15
+  decomcam-bench run method=scorecam --dry-run
+
+groups: dataset, model, method, metric; `decomcam-bench list methods` names the choices, and an
+option of a choice is set as method.OPTION=VALUE (`decomcam-bench show method=NAME` lists them).
+plain keys: layer, rank, limit (first N images), seed, precision (fp32, fp16, bf16),
+  device (auto, cpu, cuda, cuda:N), batch_size, workers, results (store), strict, save_maps.
+Comma lists sweep. A run that was stopped continues where it ended; a finished one computes nothing.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = add_command(subparsers, "run", "evaluate methods on a data set and print the table", _EXAMPLES)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides; comma lists sweep")
+    parser.add_argument("-m", "--multirun", action="store_true", help="accepted for Hydra's sake; sweeps need no flag")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and compute nothing")
+    parser.add_argument("--format", choices=("md", "csv", "json"), default="md", help="format of the table")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.config import load_config
+
+    config = load_config(arguments.overrides)
+    if arguments.dry_run:
+        from decomcam_bench.dryrun import describe
+        from decomcam_bench.plan import make_plan
+
+        print(describe(make_plan(config)), end="")
+        return 0
+    from decomcam_bench.engine import run
+    from decomcam_bench.results.tables import load_table, render
+
+    result = run(config)
+    if result.computed_images:
+        counts = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in result.passes.items())
+        print(f"{result.computed_images} images in {result.seconds:.1f} s; passes: {counts}", file=sys.stderr)
+    else:
+        print("nothing to compute: the store has every record of this run", file=sys.stderr)
+    for reason, count in sorted(result.new_failures.items()):
+        print(f"{count} pairs failed: {reason}", file=sys.stderr)
+    table = load_table(config.keys.results, result.keys)
+    print(render(table, arguments.format, config.keys.results), end="")
+    hopeless = (table["n_expected"] > 0) & (table["n_evaluated"] == 0)
+    return 1 if bool(hopeless.any()) else 0

@@ -1,0 +1,25 @@
+"""``decomcam-bench show``: the resolved configuration."""
+
+from __future__ import annotations
+
+import argparse
+
+from decomcam_bench.cli import add_command
+
+_EXAMPLES = """\
+  decomcam-bench show
+  decomcam-bench show dataset=voc method=decomcam,gradcam
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = add_command(subparsers, "show", "print the resolved configuration as YAML", _EXAMPLES)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of `run`")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.config import load_config, resolved
+
+    print(resolved(load_config(arguments.overrides)), end="")
+    return 0

@@ -1,0 +1,166 @@
+"""CUB-200-2011: 200 kinds of birds, one box an image, and up to 15 part locations.
+
+Wah et al., Caltech-UCSD Birds-200-2011. Boxes are x, y, width, height; part locations are points,
+of which only the visible ones are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from decomcam_bench.datasets.base import Part, Problem, Sample
+from decomcam_bench.datasets.files import FileDataset, Gathering, inside, unique_ids
+from decomcam_bench.datasets.images import image_size
+from decomcam_bench.errors import ConfigError, DataError, unknown
+
+SPLITS = ("test", "train", "all")
+
+
+@dataclass
+class CUB(FileDataset):
+    """One target an image, with its box and its visible parts as points.
+
+    Attributes:
+        split: ``test`` (5,794 images), ``train`` (5,994) or ``all``.
+    """
+
+    split: str = "test"
+
+    has_parts: ClassVar[bool] = True
+    folder: ClassVar[str] = "cub"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in SPLITS:
+            raise ConfigError(f"dataset.split={self.split}: " + unknown("split", self.split, SPLITS))
+        self._folder = self.find("CUB_200_2011/images.txt", "images.txt").parent
+        names = self._table("classes.txt")
+        numbers = sorted(names, key=lambda number: int(number) if number.isdecimal() else 0)
+        self._class_of = {number: class_id for class_id, number in enumerate(numbers)}
+        self._class_names = tuple(clean_name(names[number][0]) for number in numbers)
+        split = self._table("train_test_split.txt")
+        wanted = {"test": "0", "train": "1"}.get(self.split)
+        rows = _rows(self._folder / "images.txt")
+        chosen = [row for row in rows if wanted is None or split.get(row[0], ("",))[0] in (wanted, "")]
+        self._listed = [row[0] for row in chosen]
+        self._paths = {row[0]: " ".join(row[1:]) for row in reversed(chosen)}
+        self._image_ids, self._repeated = unique_ids(self._listed)
+        self._split = split
+        self._labels = self._table("image_class_labels.txt")
+        self._boxes = self._table("bounding_boxes.txt")
+        self._parts, self._locations = self._read_parts()
+        known = {row[0] for row in rows}
+        self._problems = [
+            Problem(str(self._folder / "bounding_boxes.txt"), number, f"a box of image {number}, not in images.txt")
+            for number in self._boxes
+            if number not in known
+        ]
+
+    def _table(self, name: str) -> dict[str, tuple[str, ...]]:
+        return {row[0]: tuple(row[1:]) for row in reversed(_rows(self._folder / name))}
+
+    def _read_parts(self) -> tuple[dict[str, str], dict[str, list[tuple[str, ...]]]]:
+        """Part names, and part lines by image; both empty where the folder ``parts`` is missing."""
+        if not (self._folder / "parts" / "part_locs.txt").is_file():
+            return {}, {}
+        locations: dict[str, list[tuple[str, ...]]] = {}
+        for row in _rows(self._folder / "parts" / "part_locs.txt"):
+            locations.setdefault(row[0], []).append(tuple(row[1:]))
+        return {row[0]: " ".join(row[1:]) for row in _rows(self._folder / "parts" / "parts.txt")}, locations
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self._class_names
+
+    @property
+    def available(self) -> frozenset[str]:
+        return frozenset({"box", "parts"} if self._locations else {"box"})
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return self._problems
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity, "split": self.split}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of ids, classes, boxes and parts as they stand in the files; opens no image."""
+        tables = (self._paths, self._labels, self._boxes, self._locations)
+        rows = [(number, *(table.get(number) for table in tables)) for number in sorted(self._listed)]  # type: ignore[attr-defined]
+        return hashlib.sha256(repr((rows, self._class_names, self._parts)).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def image_id(self, index: int) -> str:
+        return self._image_ids[index]
+
+    def image_file(self, index: int) -> Path:
+        return inside(self._folder / "images", self._paths[self._listed[index]])
+
+    def _read(self, index: int) -> Sample:
+        image_id, number = self._image_ids[index], self._listed[index]
+        file = self._folder / "bounding_boxes.txt"
+        error = ""
+        if self._repeated[index]:
+            error = f"{self._folder / 'images.txt'}: image {number} is listed more than once"
+        elif self.split != "all" and number not in self._split:
+            error = f"{self._folder / 'train_test_split.txt'}: image {number} is in neither split"
+        label = self._labels.get(number, ("",))[0]
+        if not error and label not in self._class_of:
+            error = f"{self._folder / 'image_class_labels.txt'}: image {number} has the unknown class '{label}'"
+        try:
+            width, height = (0, 0) if error else image_size(self.image_file(index))
+        except (ValueError, OSError) as unreadable:
+            error = str(unreadable)
+        if error:
+            return Sample(image_id, 0, 0, (), error)
+        gathering = Gathering(str(file), image_id, width, height)
+        class_id = self._class_of[label]
+        name = self._class_names[class_id]
+        try:
+            x, y, w, h = (float(value) for value in self._boxes.get(number, ()))
+        except ValueError:
+            gathering.refuse(f"image {number} has no box of four numbers", class_id, name)
+        else:
+            gathering.add(class_id, name, (x, y, x + w, y + h), parts=self._visible(number, gathering))
+        return gathering.sample()
+
+    def _visible(self, number: str, gathering: Gathering) -> list[Part]:
+        parts = []
+        for row in self._locations.get(number, []):
+            try:
+                part, x, y, visible = row[0], float(row[1]), float(row[2]), row[3] == "1"
+                name = self._parts[part]
+            except (ValueError, IndexError, KeyError):
+                gathering.note(f"part_locs.txt: the line '{number} {' '.join(row)}' cannot be read")
+                continue
+            if visible and 0 <= x < gathering.width and 0 <= y < gathering.height:
+                parts.append(Part(name, point=(x, y)))
+            elif visible:
+                gathering.note(f"part_locs.txt: {name} at ({x:g}, {y:g}) lies outside the image")
+        return parts
+
+
+def clean_name(name: str) -> str:
+    """'001.Black_footed_Albatross' as words: 'Black footed Albatross'.
+
+    >>> clean_name("001.Black_footed_Albatross")
+    'Black footed Albatross'
+    """
+    return re.sub(r"^\d+\.", "", name).replace("_", " ").strip()
+
+
+def _rows(file: Path) -> list[list[str]]:
+    try:
+        return [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error

@@ -1,0 +1,202 @@
+"""ImageNet (ILSVRC2012) validation: 50,000 images of 1,000 classes with boxes of the labelled class.
+
+Russakovsky et al., IJCV 2015. Images lie flat (as ``ILSVRC2012_img_val.tar`` unpacks) or in synset
+folders. Boxes come from the official XML archive (``ILSVRC2012_bbox_val_v3.tgz``) or from
+wsolevaluation's metadata, whichever lies under the root; both are 0-based and inclusive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from decomcam_bench.datasets.base import Sample
+from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, inside, unique_ids
+from decomcam_bench.datasets.imagenet_wnids import WNIDS
+from decomcam_bench.datasets.images import image_size
+from decomcam_bench.datasets.prompts import imagenet_names
+from decomcam_bench.datasets.voc_xml import read_voc_xml
+from decomcam_bench.datasets.wsol_metadata import WsolMetadata, find_metadata, half_open
+from decomcam_bench.errors import ConfigError, unknown
+
+SOURCES = ("auto", "xml", "wsol")
+_IMAGES = ("ILSVRC2012_img_val", "val", "images/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC/val", "")
+_XML = (
+    "ILSVRC2012_bbox_val_v3/val", "ILSVRC2012_bbox_val_v3", "Annotations/CLS-LOC/val", "Annotations/val", "bbox/val",
+    "ILSVRC/Annotations/CLS-LOC/val", "val", "",
+)  # fmt: skip
+_WSOL = ("wsol_metadata/ILSVRC/test", "metadata/ILSVRC/test", "ILSVRC/test", "")
+_INDEX = {wnid: number for number, wnid in enumerate(WNIDS)}
+_SUFFIXES = (".JPEG", ".jpeg", ".jpg", ".JPG", ".png")
+
+
+@dataclass
+class ImageNet(FileDataset):
+    """One target an image: its label, with the boxes of that class.
+
+    Attributes:
+        boxes: ``xml``, ``wsol``, or ``auto`` for whichever lies under the root (XML first).
+        classes: names of the first classes, for another set in this layout; None for ImageNet's.
+    """
+
+    names: str = "clip"
+    boxes: str = "auto"
+    classes: list[str] | None = None
+
+    folder: ClassVar[str] = "imagenet"
+    name_choices: ClassVar[tuple[str, ...]] = ("clip", "wnid")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._class_names = check_classes(self.classes) or imagenet_names()
+        if self.boxes not in SOURCES:
+            raise ConfigError(f"dataset.boxes={self.boxes}: " + unknown("source of boxes", self.boxes, SOURCES))
+        roots = [self.base, *([self.base.parent] if self.base.name in _IMAGES else [])]
+        self._files, self._label_of = _scan_images([self.base / place for place in _IMAGES])
+        self._xml = _find_xml([root / place for root in roots for place in _XML]) if self.boxes != "wsol" else None
+        self._metadata: WsolMetadata | None = None
+        if self._xml is None and self.boxes != "xml":
+            found = find_metadata([root / place for root in roots for place in _WSOL])
+            self._metadata = WsolMetadata.read(found) if found else None
+        if not self._files:
+            raise self.missing("images (flat .JPEG files or synset folders, in ILSVRC2012_img_val or val)")
+        if self._xml is None and self._metadata is None:
+            raise self.missing("boxes (ILSVRC2012_bbox_val_v3/val/*.xml, or wsol_metadata/ILSVRC/test/*.txt)")
+        self._listed = self._list()
+        self._image_ids, self._repeated = unique_ids(Path(name).stem for name in self._listed)
+
+    def _list(self) -> list[str]:
+        """Images of the metadata in their order; with XML, every name that has an image or a file."""
+        if self._metadata is not None:
+            return self._metadata.ids
+        assert self._xml is not None
+        annotated = {entry.name[:-4] for entry in os.scandir(self._xml) if entry.name.endswith(".xml")}
+        return sorted(annotated | set(self._files))
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """CLIP's names; the data set itself names its classes by WordNet ids."""
+        return self._class_names
+
+    def worded(self, names: str) -> Sequence[str]:
+        return WNIDS[: len(self._class_names)] if names == "wnid" else self._class_names
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity, "boxes": "wsol" if self._metadata else "xml", "classes": self.classes}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the sorted ids with their annotation as it stands in the files, unparsed."""
+        rows = []
+        for image_id, listed in zip(self._image_ids, self._listed, strict=True):
+            rows.append((image_id, self._label_of.get(Path(listed).stem, ""), self._raw(listed)))
+        return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()[:16]
+
+    def _raw(self, listed: str) -> Any:
+        if self._metadata is not None:
+            known = self._metadata
+            return known.labels.get(listed), known.sizes.get(listed), known.boxes.get(listed)
+        file = f"{self._xml}/{listed}.xml"
+        try:
+            with open(file, "rb") as handle:
+                return hashlib.sha256(handle.read()).hexdigest()
+        except OSError:
+            return None
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def image_id(self, index: int) -> str:
+        return self._image_ids[index]
+
+    def image_file(self, index: int) -> Path:
+        stem = Path(self._listed[index]).stem
+        return self._files.get(stem) or inside(self.base, f"{stem}.JPEG")
+
+    def _read(self, index: int) -> Sample:
+        image_id, listed = self._image_ids[index], self._listed[index]
+        if self._repeated[index]:
+            return Sample(image_id, 0, 0, (), f"{Path(listed).stem}: listed more than once")
+        try:
+            return self._from_metadata(index, listed) if self._metadata else self._from_xml(index, listed)
+        except (ValueError, OSError) as error:
+            return Sample(image_id, 0, 0, (), str(error))
+
+    def _from_metadata(self, index: int, listed: str) -> Sample:
+        assert self._metadata is not None
+        label = self._metadata.label(listed, len(self._class_names))
+        width, height = self._metadata.size(listed) or image_size(self.image_file(index))
+        gathering = Gathering(str(self._metadata.folder / "localization.txt"), self._image_ids[index], width, height)
+        folder = self._label_of.get(Path(listed).stem)
+        if folder is not None and folder != WNIDS[label]:
+            reason = f"the image lies in the folder of {folder}, but its label is {label} ({WNIDS[label]})"
+            gathering.refuse(reason, label, self.class_names[label])
+            return gathering.sample()
+        add_boxes(gathering, label, self.class_names[label], self._metadata.boxes.get(listed, []))
+        return gathering.sample()
+
+    def _from_xml(self, index: int, stem: str) -> Sample:
+        file = inside(self._xml or self.base, f"{stem}.xml")
+        annotation = read_voc_xml(file)
+        stated = (annotation.width, annotation.height)
+        width, height = stated if annotation.width else image_size(self.image_file(index))
+        gathering = Gathering(str(file), self._image_ids[index], width, height)
+        folder = self._label_of.get(stem)
+        for item in annotation.objects:
+            label = _INDEX.get(item.name, -1)
+            label = label if label < len(self._class_names) else -1
+            name = self.class_names[label] if label >= 0 else item.name
+            if label < 0:
+                gathering.refuse(f"unknown class '{item.name}', which is no WordNet id of ILSVRC2012", class_name=name)
+            elif folder is not None and folder != item.name:
+                gathering.refuse(f"a box of {item.name}, but the image lies in the folder of {folder}", label, name)
+            elif item.box is None:
+                gathering.refuse("an object without a box", label, name)
+            else:
+                x0, y0, x1, y1 = item.box
+                gathering.add(label, name, (x0, y0, x1 + 1, y1 + 1))
+        return gathering.sample("" if annotation.objects else f"{file}: the annotation holds no object")
+
+
+def add_boxes(gathering: Gathering, label: int, name: str, rows: list[str]) -> None:
+    """Adds the boxes of an image from wsolevaluation's lines; an image without one is noted."""
+    for row in rows:
+        try:
+            gathering.add(label, name, half_open(row))
+        except ValueError as error:
+            gathering.refuse(str(error), label, name)
+    if not rows:
+        gathering.refuse(f"no box for '{gathering.image_id}'", label, name)
+
+
+def _scan_images(places: list[Path]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Images by stem in the first place that has any, and the synset of those in synset folders."""
+    for place in places:
+        files: dict[str, Path] = {}
+        labels: dict[str, str] = {}
+        entries = sorted(os.scandir(place), key=lambda entry: entry.name) if place.is_dir() else []
+        for entry in entries:
+            if entry.name in _INDEX and entry.is_dir():
+                for inner in os.scandir(entry.path):
+                    if inner.name.endswith(_SUFFIXES):
+                        stem = os.path.splitext(inner.name)[0]
+                        files[stem] = place / entry.name / inner.name
+                        labels[stem] = entry.name
+            elif entry.name.endswith(_SUFFIXES):
+                files[os.path.splitext(entry.name)[0]] = place / entry.name
+        if files:
+            return files, labels
+    return {}, {}
+
+
+def _find_xml(places: list[Path]) -> Path | None:
+    for place in places:
+        if place.is_dir() and any(entry.name.endswith(".xml") for entry in os.scandir(place)):
+            return place
+    return None

@@ -1,0 +1,460 @@
+"""The story of a run: plan, then for each batch of images evidence, maps, values, sealed records."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from decomcam_bench.config import RunConfig, RunKeys
+from decomcam_bench.errors import StrictError, UserError
+from decomcam_bench.evidence import Batch, EvidenceMaker
+from decomcam_bench.feed import Loaded, feed
+from decomcam_bench.methods.base import Explanation
+from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, Outcome, PairBatch, PairMap, Skip, Work
+from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.plan import Group, Plan, PlannedCell, PlannedMetric, make_plan, shared_cells
+from decomcam_bench.progress import progress
+from decomcam_bench.results.store import RECORDS, part_size, seal
+
+
+@dataclass
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        keys: of all its cells, finished before or now.
+        computed_images: images that were evaluated now.
+        passes: forward and backward passes by purpose, this run alone.
+        seconds: wall time of the evaluation.
+        new_failures: pairs that failed now, by reason.
+    """
+
+    keys: list[str]
+    computed_images: int = 0
+    passes: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    new_failures: dict[str, int] = field(default_factory=dict)
+
+
+def run(config: RunConfig) -> RunResult:
+    """Evaluates what the store does not have yet and seals it, part by part.
+
+    Raises:
+        UserError: when something that the user can mend stops the run; sealed parts are kept.
+    """
+    return execute(make_plan(config))
+
+
+def execute(plan: Plan) -> RunResult:
+    """Executes a plan on this machine."""
+    keys = plan.config.keys
+    began = time.monotonic()
+    result = RunResult([cell.key for cell in plan.cells])
+    _be_repeatable()
+    for group in plan.groups:
+        parts = _open_parts(group, keys)
+        if not parts:
+            continue
+        for cell in group.cells:
+            cell.cell = plan.store.create(cell.identity, cell.display, group.images)
+            for position, metric in enumerate(cell.metrics):
+                plan.store.describe_metric(cell.cell, metric.key, {**metric.content, "position": position})
+        busy = [cell for cell in group.cells if any(cell.missing(part, keys.save_maps) for part in parts)]
+        with plan.store.locked([cell.cell for cell in busy if cell.cell]):
+            for cell in busy:
+                assert cell.cell is not None
+                cell.done = {stream: cell.cell.sealed(stream) for stream in cell.streams(keys.save_maps)}
+            try:
+                _sweep(group, keys, result)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"batch_size={keys.batch_size}: the device is out of memory; finished parts are kept, "
+                    f"run again with a smaller batch_size"
+                ) from error
+    result.seconds = time.monotonic() - began
+    if result.computed_images:
+        plan.store.write_run(_run_record(plan, result))
+    return result
+
+
+def _be_repeatable() -> None:
+    """Plain float32 and deterministic kernels: the same run gives the same bits on one machine."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _open_parts(group: Group, keys: RunKeys) -> list[int]:
+    """Parts that some cell still misses."""
+    count = -(-group.images // part_size(group.images)) if group.images else 0
+    return [part for part in range(count) if any(cell.missing(part, keys.save_maps) for cell in group.cells)]
+
+
+def _sweep(group: Group, keys: RunKeys, result: RunResult) -> None:
+    """One pass over the images of a group, part by part."""
+    size = part_size(group.images)
+    parts = _open_parts(group, keys)
+    batches, owner = [], []
+    for part in parts:
+        positions = range(part * size, min((part + 1) * size, group.images))
+        for start in range(positions.start, positions.stop, keys.batch_size):
+            batches.append(range(start, min(start + keys.batch_size, positions.stop)))
+            owner.append(part)
+    loaded = feed(
+        group.dataset,
+        [[group.selection.indices[position] for position in batch] for batch in batches],
+        group.model.input_size,
+        group.source.geometry,
+        keys.workers,
+    )
+    before = group.model.passes.as_dict()
+    total = sum(len(batch) for batch in batches)
+    with ThreadPoolExecutor(1) as beside, progress(total, group.label) as bar:
+        part_work: _Part | None = None
+        for number, (batch, images) in enumerate(zip(batches, loaded, strict=True)):
+            if part_work is None:
+                part_work = _Part(group, owner[number], keys, beside)
+            part_work.evaluate(list(batch), images)
+            if number + 1 == len(batches) or owner[number + 1] != owner[number]:
+                part_work.seal(result)
+                part_work = None
+            bar.update(len(batch))
+    result.computed_images += total
+    for name, count in group.model.passes.as_dict().items():
+        result.passes[name] = result.passes.get(name, 0) + count - before[name]
+
+
+Row = dict[str, Any]
+
+
+class _Part:
+    """The records of one part of all cells that miss something of it, in the making."""
+
+    def __init__(self, group: Group, number: int, keys: RunKeys, beside: ThreadPoolExecutor) -> None:
+        self.group, self.number, self.keys, self.beside = group, number, keys, beside
+        self.cells = [cell for cell in group.cells if cell.missing(number, keys.save_maps)]
+        self.rows: dict[str, list[Row]] = {cell.key: [] for cell in self.cells}
+        self.values: dict[tuple[str, str], list[Row]] = {
+            (cell.key, metric.key): [] for cell in self.cells for metric in cell.metrics
+        }
+        self.maps: dict[str, list[tuple[Row, str, np.ndarray]]] = {cell.key: [] for cell in self.cells}
+        self.pending: list[Future[None]] = []
+        self.maker = EvidenceMaker(group.model, group.bank, keys.batch_size, group.seed)
+        self.layers = sorted({cell.layer for cell in self.cells if cell.layer})
+
+    def evaluate(self, positions: Sequence[int], images: Sequence[Loaded]) -> None:
+        """Evaluates all pairs of a batch of images for all cells."""
+        good: list[tuple[int, Loaded]] = []
+        for position, image in zip(positions, images, strict=True):
+            self._note_lost(position, image)
+            if not image.error:
+                good.append((position, image))
+        if not good:
+            return
+        model = self.group.model
+        tensors = model.prepare(torch.from_numpy(np.stack([image.pixels for _, image in good if image.pixels is not None])))
+        backbone = model.backbone(tensors, self.layers)
+        pairs = [
+            (slot, position, target)
+            for slot, (position, image) in enumerate(good)
+            for target in image.sample.targets
+            if self.group.selection.keeps(image.sample, target)
+        ]
+        geometries = [
+            Geometry(image.sample.width, image.sample.height, model.input_size, self.group.source.geometry)
+            for _, image in good
+        ]
+        for start in range(0, len(pairs), self.keys.batch_size):
+            chunk = pairs[start : start + self.keys.batch_size]
+            batch = Batch(
+                tensors,
+                backbone,
+                torch.tensor([slot for slot, _, _ in chunk], device=model.device),
+                torch.tensor([target.class_id for _, _, target in chunk], device=model.device),
+                [image.sample.image_id for _, image in good],
+                [target for _, _, target in chunk],
+                geometries,
+                self.group.dataset.region,
+            )
+            rows = [
+                _row(position, good[slot][1].sample.image_id, target.class_id, target.class_name)
+                for slot, position, target in chunk
+            ]
+            classes = [tuple(t.class_id for t in image.sample.targets) for _, image in good]
+            self._explain(batch, rows, [classes[slot] for slot, _, _ in chunk])
+
+    def _note_lost(self, position: int, image: Loaded) -> None:
+        """Records of pairs that cannot be evaluated because their image or annotation is bad."""
+        sample = image.sample
+        lost: list[Row] = []
+        if image.error:
+            named: list[tuple[int, str]] = [(t.class_id, t.class_name) for t in sample.targets] or [(-1, "")]
+            lost = [_row(position, sample.image_id, *who, status="failed", reason=image.error) for who in named]
+        lost += [
+            _row(position, sample.image_id, p.class_id, p.class_name, status="failed", reason=str(p))
+            for p in sample.lost
+        ]
+        if lost and self.keys.strict:
+            raise StrictError(f"{lost[0]['reason']} (strict=true stops at the first bad image or annotation)")
+        for cell in self.cells:
+            self.rows[cell.key] += [dict(row) for row in lost]
+            for metric in cell.metrics:
+                if metric.metric.limit is None or position < metric.metric.limit:
+                    self.values[cell.key, metric.key] += [dict(row) for row in lost]
+
+    def _explain(self, batch: Batch, rows: list[Row], classes: list[tuple[int, ...]]) -> None:
+        """Maps and values of one chunk of pairs for all cells; what cells share is computed once."""
+        evidences: dict[tuple[str, str], Any] = {}
+        for cells in shared_cells(self.cells):
+            first = cells[0]
+            share = (first.layer, first.method.score)
+            if share not in evidences:
+                evidences[share] = self.maker.evidence(batch, *share)
+            stopwatch = _Stopwatch(self.group.model.device)
+            with torch.no_grad():
+                explanations = first.method.explain(evidences[share], [cell.rank for cell in cells])
+            seconds, peak = stopwatch.stop()
+            channels = evidences[share].image_activations.shape[1]
+            for cell in cells:
+                cost = cell.method.cost(cell.rank, channels)
+                work = Work(1 + cost.scored, cost.head + cost.backward, cost.backward, seconds / len(batch), peak)
+                self._measure(cell, batch, rows, classes, explanations[cell.rank], work)
+
+    def _measure(
+        self,
+        cell: PlannedCell,
+        batch: Batch,
+        rows: list[Row],
+        classes: list[tuple[int, ...]],
+        explanation: Explanation,
+        work: Work,
+    ) -> None:
+        size = (self.group.model.input_size, self.group.model.input_size)
+        maps = explanation.maps(size).float()
+        reasons = _reasons(maps, explanation)
+        valid = torch.tensor([not reason for reason in reasons], device=maps.device)
+        maps = torch.where(valid[:, None, None], maps, 0.0)
+        for row, reason in zip(rows, reasons, strict=True):
+            record = {**row, "status": "failed" if reason else "ok", "reason": reason}
+            self.rows[cell.key].append(record)
+        if self.keys.save_maps:
+            native = explanation.native.float().cpu().numpy()
+            self.maps[cell.key] += [
+                (row, explanation.mode, native[p]) for p, row in enumerate(rows) if not reasons[p]
+            ]
+        by_map = [m for m in cell.metrics if isinstance(m.metric, MapMetric)]
+        if by_map:
+            parts = explanation.components if any("components" in m.metric.needs for m in by_map) else None
+            components = parts.maps(size).float().cpu().numpy() if parts else None
+            views = self._views(batch, maps.cpu().numpy(), classes, components, work)
+            self.pending.append(self.beside.submit(self._look, cell, by_map, rows, reasons, views))
+        for planned in cell.metrics:
+            if isinstance(planned.metric, ModelMetric):
+                self._model_metric(cell, planned, batch, rows, reasons, maps, valid, explanation)
+
+    def _views(
+        self, batch: Batch, maps: np.ndarray, classes: list[tuple[int, ...]], components: np.ndarray | None, work: Work
+    ) -> list[PairMap]:
+        views = []
+        for pair, (image, target) in enumerate(zip(batch.image_of.tolist(), batch.targets, strict=True)):
+            geometry = batch.geometries[image]
+            own = None if components is None else components[pair]
+            views.append(
+                PairMap(
+                    maps[pair],
+                    geometry.to_original,
+                    target,
+                    geometry.width,
+                    geometry.height,
+                    classes[pair],
+                    own,
+                    whole_image=geometry.mode == "squash",
+                    work=work,
+                )
+            )
+        return views
+
+    def _look(
+        self, cell: PlannedCell, metrics: list[PlannedMetric], rows: list[Row], reasons: list[str], views: list[PairMap]
+    ) -> None:
+        """Metrics of the maps alone; runs beside the device's work."""
+        for planned in metrics:
+            metric = planned.metric
+            assert isinstance(metric, MapMetric)
+            for row, reason, view in zip(rows, reasons, views, strict=True):
+                if metric.limit is None or row["position"] < metric.limit:
+                    outcome = Fail(reason) if reason else _guarded(metric, view)
+                    self.values[cell.key, planned.key].append({**row, **_record(outcome)})
+
+    def _model_metric(
+        self,
+        cell: PlannedCell,
+        planned: PlannedMetric,
+        batch: Batch,
+        rows: list[Row],
+        reasons: list[str],
+        maps: Tensor,
+        valid: Tensor,
+        explanation: Explanation,
+    ) -> None:
+        metric, model, bank = planned.metric, self.group.model, self.group.bank
+        assert isinstance(metric, ModelMetric)
+        asked = [p for p, row in enumerate(rows) if metric.limit is None or row["position"] < metric.limit]
+        if not asked:
+            return
+        wanted = torch.zeros_like(valid)
+        wanted[torch.tensor(asked, device=valid.device)] = True
+        pair_batch = PairBatch(
+            maps=maps,
+            images=batch.images[batch.image_of],
+            class_ids=batch.class_ids,
+            similarity=lambda images, pair: model.embed(images, "metric_scored") @ bank.embeddings.T,
+            image_similarity=(batch.backbone.embeddings @ bank.embeddings.T)[batch.image_of],
+            valid=valid & wanted,
+            text_norms=bank.norms,
+            mean=model.mean,
+            std=model.std,
+            remap=self.maker.remap(batch, cell.layer, cell.method, cell.rank),
+            components=explanation.components,
+            batch_size=self.keys.batch_size,
+        )
+        with torch.no_grad():
+            outcomes = metric.evaluate_batch(pair_batch)
+        for p in asked:
+            outcome = Fail(reasons[p]) if reasons[p] else outcomes[p]
+            self.values[cell.key, planned.key].append({**rows[p], **_record(outcome)})
+
+    def seal(self, result: RunResult) -> None:
+        """Waits for the metrics beside, then writes every stream that is missing."""
+        for future in self.pending:
+            future.result()
+        writes: list[Any] = []
+        for cell in self.cells:
+            assert cell.cell is not None
+            for stream in cell.missing(self.number, self.keys.save_maps):
+                if stream == "maps":
+                    writes.append((cell.cell, stream, self.number, _map_arrays(self.maps[cell.key])))
+                    continue
+                rows = self.rows[cell.key] if stream == RECORDS else self.values[cell.key, stream]
+                writes.append((cell.cell, stream, self.number, frame(rows)))
+                if stream == RECORDS:
+                    for row in rows:
+                        if row["status"] == "failed":
+                            result.new_failures[row["reason"]] = result.new_failures.get(row["reason"], 0) + 1
+        seal(writes)
+        for cell, stream, number, _ in writes:
+            next(c for c in self.cells if c.cell is cell).done.setdefault(stream, set()).add(number)
+
+
+class _Stopwatch:
+    """Seconds and peak memory (MiB) of a block on a device; on the CPU the peak is the process's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        self.began = time.perf_counter()
+
+    def stop(self) -> tuple[float, float]:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return time.perf_counter() - self.began, peak
+
+
+def _row(position: int, image_id: str, class_id: int, class_name: str, status: str = "ok", reason: str = "") -> Row:
+    return {
+        "position": position,
+        "image_id": image_id,
+        "class_id": class_id,
+        "class_name": class_name,
+        "status": status,
+        "reason": reason,
+    }
+
+
+def _record(outcome: Outcome) -> Row:
+    if isinstance(outcome, Skip):
+        return {"status": "skipped", "reason": outcome.reason}
+    if isinstance(outcome, Fail):
+        return {"status": "failed", "reason": outcome.reason}
+    bad = [name for name, value in outcome.items() if isinstance(value, float) and not np.isfinite(value)]
+    if bad:
+        return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}"}
+    return {"status": "ok", "reason": "", **outcome}
+
+
+def _guarded(metric: MapMetric, view: PairMap) -> Outcome:
+    """A pair that a metric cannot digest is a record, not the end of the run."""
+    try:
+        return metric.evaluate(view)
+    except ValueError as error:
+        return Fail(" ".join(str(error).split()))
+
+
+def _reasons(maps: Tensor, explanation: Explanation) -> list[str]:
+    """Why each pair has no map, or an empty string."""
+    finite = torch.isfinite(maps).flatten(1).all(dim=1).tolist()
+    mass = maps.double().flatten(1).sum(dim=1).tolist()
+    reasons = []
+    for pair in range(len(maps)):
+        reason = explanation.failures.get(pair, "")
+        if not reason and not finite[pair]:
+            reason = "map_not_finite"
+        elif not reason and not mass[pair] > 0:
+            reason = "map_zero_mass"
+        reasons.append(reason)
+    return reasons
+
+
+def frame(rows: list[Row]) -> pd.DataFrame:
+    """Records as a table, sorted by image position and class; values absent from a row are null."""
+    table = pd.DataFrame(rows, columns=None if rows else list(_row(0, "", 0, "")))
+    if rows:
+        table = table.sort_values(["position", "class_id"], kind="stable").reset_index(drop=True)
+    return table.astype(
+        {"position": "int32", "class_id": "int32", "image_id": "str", "class_name": "str", "status": "str", "reason": "str"}
+    )
+
+
+def _map_arrays(kept: list[tuple[Row, str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of a part of maps: all maps of a cell share one mode and one native size."""
+    return {
+        "image_index": np.array([row["position"] for row, _, _ in kept], dtype=np.int32),
+        "class_id": np.array([row["class_id"] for row, _, _ in kept], dtype=np.int32),
+        "mode": np.array(kept[0][1] if kept else "none"),
+        "native": np.stack([native for _, _, native in kept]) if kept else np.zeros((0, 1, 1), np.float32),
+    }
+
+
+def _run_record(plan: Plan, result: RunResult) -> dict[str, Any]:
+    device = torch.cuda.get_device_name(plan.device) if plan.device != "cpu" else platform.processor() or "cpu"
+    return {
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "overrides": list(plan.config.overrides),
+        "cells": result.keys,
+        "images": result.computed_images,
+        "seconds": result.seconds,
+        "passes": result.passes,
+        "device": plan.device,
+        "device_name": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+

@@ -1,0 +1,180 @@
+"""Builds what methods and metrics see of a batch of pairs from one backbone pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decomcam_bench.datasets.base import Target
+from decomcam_bench.errors import ModelError
+from decomcam_bench.methods.base import Evidence, Method
+from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, similarity_to_score
+from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.models.towers import LayerState
+
+
+def pair_seed(seed: int, image_id: str, class_id: int) -> int:
+    """A seed for one pair, the same on every machine and in every order of evaluation."""
+    digest = hashlib.sha256(f"{seed}\0{image_id}\0{class_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass
+class Batch:
+    """P pairs of N images with one backbone pass.
+
+    Attributes:
+        images: (N, 3, H, W), normalised, on the device.
+        backbone: of the images.
+        image_of, class_ids: int64 (P,) on the device.
+        image_ids: N ids.
+        targets: P annotated classes.
+        geometries: N geometries.
+        region: ``box`` or ``mask``, what the oracle control draws.
+    """
+
+    images: Tensor
+    backbone: Backbone
+    image_of: Tensor
+    class_ids: Tensor
+    image_ids: Sequence[str]
+    targets: Sequence[Target]
+    geometries: Sequence[Geometry]
+    region: str
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def object_masks(self) -> Tensor:
+        """The annotated region of each pair at input resolution, bool (P, H, W)."""
+        masks = []
+        for image, target in zip(self.image_of.tolist(), self.targets, strict=True):
+            geometry = self.geometries[image]
+            mask = target.object_mask() if self.region == "mask" else None
+            if mask is None:
+                mask = target.box_mask(geometry.height, geometry.width)
+            masks.append(geometry.mask_to_input(mask))
+        return torch.from_numpy(np.stack(masks)).to(self.images.device)
+
+
+class EvidenceMaker:
+    """Makes :class:`Evidence` for a model and its texts.
+
+    Args:
+        batch_size: most images, or pairs, through the model at a time.
+        seed: of methods that draw at random.
+    """
+
+    def __init__(self, model: ClipModel, bank: TextBank, batch_size: int, seed: int) -> None:
+        self.model, self.bank, self.batch_size, self.seed = model, bank, batch_size, seed
+        self._checked: set[tuple[str, str]] = set()
+
+    def evidence(self, batch: Batch, layer: str, kind: str) -> Evidence:
+        """What the model saw of the pairs at a layer (empty: none), scored by ``kind``."""
+        model, bank = self.model, self.bank
+        count = len(batch.images)
+        state = batch.backbone.states[layer] if layer else LayerState(batch.images.new_zeros(count, 0, 1, 1))
+
+        def score(images: Tensor, pair: Tensor) -> Tensor:
+            features = model.embed(images, "method_scored")
+            return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
+
+        def head(activations: Tensor, pair: Tensor) -> Tensor:
+            context = tuple(tensor[batch.image_of[pair]] for tensor in state.context)
+            with torch.no_grad():
+                features = model.head(layer, activations, context)
+            return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
+
+        def gradients() -> Tensor:
+            found = model.gradients(
+                layer, state, batch.image_of, batch.class_ids, bank, kind, self.batch_size
+            )
+            self._check(layer, kind, found, batch)
+            return found
+
+        images_of = batch.image_of.tolist()
+        return Evidence(
+            images=batch.images,
+            image_of=batch.image_of,
+            image_activations=state.activations,
+            gradients_source=gradients,
+            score=score,
+            head=head,
+            mean=model.mean,
+            std=model.std,
+            seeds=[
+                pair_seed(self.seed, batch.image_ids[image], target.class_id)
+                for image, target in zip(images_of, batch.targets, strict=True)
+            ],
+            object_masks=batch.object_masks,
+            batch_size=self.batch_size,
+        )
+
+    def _check(self, layer: str, kind: str, gradients: Tensor, batch: Batch) -> None:
+        """Refuses a layer whose gradients are all zero or not finite; looked at once."""
+        if (layer, kind) in self._checked or not len(batch):
+            return
+        self._checked.add((layer, kind))
+        if usable(gradients):
+            return
+        what = "zero" if bool(torch.isfinite(gradients).all()) else "not finite"
+        good = ", ".join(self._working_layers(batch, kind)) or "none of this model"
+        raise ModelError(f"layer={layer}: the gradients of {self.model.name} are {what} there; layers that work: {good}")
+
+    def _working_layers(self, batch: Batch, kind: str) -> list[str]:
+        names = self.model.tower.layers
+        with counted_apart(self.model):
+            states = self.model.backbone(batch.images[batch.image_of[:1]], names).states
+            first = torch.zeros(1, dtype=torch.long, device=batch.images.device)
+            return [
+                name
+                for name in names
+                if usable(self.model.gradients(name, states[name], first, batch.class_ids[:1], self.bank, kind))
+            ]
+
+    def remap(self, batch: Batch, layer: str, method: Method, rank: int | None) -> Callable[[Tensor], Tensor]:
+        """A function from changed images (P, 3, H, W) of the pairs to their maps (P, H, W).
+
+        Every pass that it takes counts as metric-scored.
+        """
+
+        def maps_of(images: Tensor) -> Tensor:
+            with counted_apart(self.model) as passes:
+                pairs = torch.arange(len(batch), device=batch.images.device)
+                changed = Batch(
+                    images,
+                    self.model.backbone(images, [layer] if layer else []),
+                    pairs,
+                    batch.class_ids,
+                    [batch.image_ids[image] for image in batch.image_of.tolist()],
+                    batch.targets,
+                    [batch.geometries[image] for image in batch.image_of.tolist()],
+                    batch.region,
+                )
+                explanation = method.explain(self.evidence(changed, layer, method.score), [rank])[rank]
+                maps = explanation.maps((images.shape[-2], images.shape[-1]))
+            self.model.passes.metric_scored += passes.backbone + passes.head + passes.method_scored
+            return maps
+
+        return maps_of
+
+
+def usable(gradients: Tensor) -> bool:
+    """Whether any gradient is neither zero nor non-finite."""
+    return bool((torch.isfinite(gradients) & (gradients != 0)).any())
+
+
+@contextmanager
+def counted_apart(model: ClipModel) -> Iterator[Passes]:
+    """Counts the passes of a block on their own instead of with the run's."""
+    kept, model.passes = model.passes, Passes()
+    try:
+        yield model.passes
+    finally:
+        model.passes = kept

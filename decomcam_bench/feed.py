@@ -1,0 +1,77 @@
+"""Decoded images, ahead of use: each image of a run is read and resized once, in worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from decomcam_bench.datasets.base import Dataset, Sample
+from decomcam_bench.models.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One image, ready for the model, or why it is not.
+
+    Attributes:
+        index: position in the data set.
+        sample: its annotation.
+        pixels: uint8 (3, size, size), or None.
+        error: why there are no pixels, or an empty string.
+    """
+
+    index: int
+    sample: Sample
+    pixels: np.ndarray | None
+    error: str = ""
+
+
+class _Images(torch.utils.data.Dataset[Loaded]):
+    def __init__(self, dataset: Dataset, size: int, mode: str) -> None:
+        self.dataset, self.size, self.mode = dataset, size, mode
+
+    def __getitem__(self, index: int) -> Loaded:
+        sample = self.dataset.sample(index)
+        if sample.error:
+            return Loaded(index, sample, None, sample.error)
+        try:
+            image = self.dataset.load_image(index)
+        except (OSError, ValueError) as error:
+            return Loaded(index, sample, None, " ".join(str(error).split()) or type(error).__name__)
+        height, width = image.shape[:2]
+        if (width, height) != (sample.width, sample.height):
+            expected = f"{sample.width} x {sample.height}"
+            return Loaded(
+                index, sample, None, f"{sample.image_id}: image is {width} x {height}, its annotation says {expected}"
+            )
+        return Loaded(index, sample, Geometry(width, height, self.size, self.mode).to_input(image))
+
+
+def worker_count(wanted: int | None) -> int:
+    """Processes that decode: as asked, or one less than the cores, at most 8."""
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores - 1))
+
+
+def feed(
+    dataset: Dataset, batches: Sequence[Sequence[int]], size: int, mode: str, workers: int | None = None
+) -> Iterator[list[Loaded]]:
+    """Yields the images of each batch of positions, decoded ahead of use."""
+    loader: DataLoader[Loaded] = DataLoader(
+        _Images(dataset, size, mode),
+        batch_sampler=[list(batch) for batch in batches],
+        num_workers=min(worker_count(workers), len(batches)),
+        collate_fn=_as_list,
+    )
+    return iter(loader)  # type: ignore[return-value]
+
+
+def _as_list(items: list[Loaded]) -> list[Loaded]:
+    return items

@@ -1,0 +1,91 @@
+"""Controls: maps that know nothing of the model, between which a method must place itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
+from decomcam_bench.methods.options import check_positive
+from decomcam_bench.methods.validity import EMPTY_REGION, Failures, finish
+
+
+@dataclass
+class Control(MapMethod):
+    """Base of maps that need neither layer nor passes."""
+
+    uses_layer: ClassVar[bool] = False
+
+    def cost(self, rank: int | None, channels: int) -> Cost:
+        return Cost()
+
+
+@dataclass
+class Random(Control):
+    """Independent uniform noise at input resolution, from the pair's seed; the same on every device."""
+
+    random: ClassVar[bool] = True
+
+    def map(self, evidence: Evidence) -> Explanation:
+        if len(evidence.seeds) != len(evidence):
+            raise ValueError(f"{len(evidence.seeds)} seeds for {len(evidence)} pairs; each pair needs one")
+        maps = torch.zeros(len(evidence), *evidence.input_size)
+        for pair, seed in enumerate(evidence.seeds):
+            generator = torch.Generator().manual_seed(int(seed) % 2**63)
+            maps[pair] = torch.rand(evidence.input_size, generator=generator)
+        return Explanation(maps.to(evidence.device), "none")
+
+
+@dataclass
+class Center(Control):
+    """A Gaussian in the middle of the input.
+
+    Attributes:
+        sigma: its standard deviation as a share of each side.
+    """
+
+    sigma: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("sigma", self.sigma)
+
+    def map(self, evidence: Evidence) -> Explanation:
+        profiles = [
+            torch.exp(-0.5 * (((torch.arange(side, device=evidence.device) + 0.5) / side - 0.5) / self.sigma) ** 2)
+            for side in evidence.input_size
+        ]
+        blob = profiles[0][:, None] * profiles[1]
+        return Explanation(blob.expand(len(evidence), -1, -1).clone(), "none")
+
+
+@dataclass
+class Edges(Control):
+    """Magnitude of the Sobel gradient (3 x 3) of the luminance (ITU-R 601); mirrored borders."""
+
+    def map(self, evidence: Evidence) -> Explanation:
+        pixels = evidence.pixels()
+        luminance = (pixels * torch.tensor([0.299, 0.587, 0.114], device=pixels.device).view(1, 3, 1, 1)).sum(1)
+        across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=pixels.device)
+        padded = F.pad(luminance[:, None], (1, 1, 1, 1), mode="reflect")
+        slopes = F.conv2d(padded, torch.stack((across, across.T))[:, None])
+        # Rounding leaves traces of slope on a uniform picture.
+        slopes = torch.where(slopes.abs() < 1e-5, 0.0, slopes)
+        maps = slopes.square().sum(1).sqrt()[evidence.image_of]
+        return finish(maps, "none", Failures(len(evidence), evidence.device))
+
+
+@dataclass
+class Oracle(Control):
+    """The annotated region itself, 1 inside and 0 outside: the ceiling of localisation."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"object_masks"})
+
+    def map(self, evidence: Evidence) -> Explanation:
+        masks = evidence.object_masks()
+        failures = Failures(len(evidence), evidence.device)
+        failures.add(~masks.flatten(1).any(1), EMPTY_REGION)
+        return finish(masks.float(), "none", failures)

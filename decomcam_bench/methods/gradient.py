@@ -1,0 +1,131 @@
+"""Methods that combine activations A and gradients G of the score in one step.
+
+P pairs, C channels, (h, w) grid. Each formula ends in a sum over channels; the ReLU is taken on the
+layer's grid, upsampling follows, as in the reference implementations.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max
+from decomcam_bench.methods.validity import finish, inspect
+
+
+def channel_weights(A: Tensor, G: Tensor, kind: str) -> Tensor:  # noqa: N803
+    """One weight a channel (P, C).
+
+    Args:
+        A, G: activations and gradients (P, C, h, w).
+        kind: ``gradcam``, the mean of G over positions, or ``gradcam++``: the sum over positions
+            of ReLU(G) G^2 / (2 G^2 + sum(A) G^3 + 1e-6), the sum of A being that of the channel
+            (Chattopadhay et al. 2018, equation 19, for a score that passes through an exponential;
+            the factor of the exponential itself, one a pair, is left out). The 1e-6 makes it depend
+            on the scale of the score.
+    """
+    if kind == "gradcam":
+        return G.mean((2, 3))
+    squares, cubes = G.square(), G.pow(3)
+    ratios = squares / (2 * squares + A.sum((2, 3), keepdim=True) * cubes + 1e-6)
+    return (G.relu() * torch.where(G == 0, 0.0, ratios)).sum((2, 3))
+
+
+def weighted_sum(weights: Tensor, A: Tensor) -> Tensor:  # noqa: N803
+    """sum_k w_k A_k: (P, C) and (P, C, h, w) to (P, h, w)."""
+    return torch.einsum("pc,pchw->phw", weights, A)
+
+
+@dataclass
+class GradientMethod(MapMethod):
+    """Base of methods whose map is a function of A and G alone."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+    mode: ClassVar[str] = "bilinear"
+
+    def map(self, evidence: Evidence) -> Explanation:
+        failures = inspect(evidence, gradients=True)
+        A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
+        return finish(self.combine(A, G).relu(), self.mode, failures)
+
+    def cost(self, rank: int | None, channels: int) -> Cost:
+        return Cost(backward=1)
+
+    @abc.abstractmethod
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        """Maps (P, h, w), before the ReLU, of activations and gradients (P, C, h, w)."""
+
+
+@dataclass
+class GradCAM(GradientMethod):
+    """sum_k mean(G_k) A_k (Selvaraju et al. 2017, equations 1 and 2)."""
+
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        return weighted_sum(channel_weights(A, G, "gradcam"), A)
+
+
+@dataclass
+class GradCAMPlusPlus(GradientMethod):
+    """sum_k w_k A_k with the weights of Chattopadhay et al. 2018, see :func:`channel_weights`."""
+
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        return weighted_sum(channel_weights(A, G, "gradcam++"), A)
+
+
+@dataclass
+class XGradCAM(GradientMethod):
+    """sum_k w_k A_k, w_k = sum(G_k A_k) / (sum(A_k) + 1e-7) (Fu et al. 2020, equation 9).
+
+    Meant for activations behind a ReLU: where they may be negative, as the tokens of a ViT, the
+    sum in the denominator may come near zero.
+    """
+
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        weights = (G * A / (A.sum((2, 3), keepdim=True) + 1e-7)).sum((2, 3))
+        return weighted_sum(weights, A)
+
+
+@dataclass
+class HiResCAM(GradientMethod):
+    """sum_k G_k A_k, element by element (Draelos and Carin 2020).
+
+    Where tokens reach the score through a layer norm alone (a ViT's residual stream before its last
+    block), their scale does not matter to the score: the sum is 0 there but for rounding.
+    """
+
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        return (G * A).sum(1)
+
+
+@dataclass
+class LayerCAM(GradientMethod):
+    """sum_k ReLU(G_k) A_k, element by element (Jiang et al. 2021)."""
+
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        return (G.relu() * A).sum(1)
+
+
+@dataclass
+class ElementWiseGradCAM(GradientMethod):
+    """sum_k ReLU(G_k A_k), element by element (``GradCAMElementWise`` of pytorch-grad-cam)."""
+
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        return (G * A).relu().sum(1)
+
+
+@dataclass
+class WGradCAM(GradientMethod):
+    """sum_k w_k A_k, w the means of G_k A_k, min-maxed over the channels (DecomCAM's repository).
+
+    Upsampled bicubically, as there. Channels of equal means all weigh 0, where the code divides
+    0 by 0.
+    """
+
+    mode: ClassVar[str] = "bicubic"
+
+    def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
+        return weighted_sum(min_max((G * A).mean((2, 3)), (1,)), A)

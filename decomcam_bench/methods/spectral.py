@@ -1,0 +1,77 @@
+"""Methods that read the first principal component of a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
+from decomcam_bench.methods.decomposition import decompose
+from decomcam_bench.methods.options import check_choice
+from decomcam_bench.methods.validity import NO_COMPONENTS, finish, inspect
+
+
+def first_component(maps: Tensor, sign: str) -> tuple[Tensor, Tensor]:
+    """The projection of each position on the first principal axis of the channels.
+
+    Args:
+        maps: (M, C, h, w), finite.
+        sign: ``spatial`` or ``channel``, see
+            :func:`~decomcam_bench.methods.decomposition.decompose`.
+
+    Returns:
+        Projections (M, h, w), and bool (M,), whether there is a component at all.
+    """
+    parts = decompose(maps.flatten(2).mT, 1, centred=True, sign=sign)
+    return parts.maps[:, 0].unflatten(1, maps.shape[-2:]), parts.exists[:, 0]
+
+
+@dataclass
+class EigenCAM(MapMethod):
+    """First principal component of A over positions (Muhammad and Yeasin 2020); blind to the text.
+
+    The sign of a component is arbitrary; reference implementations take whichever the linear
+    algebra library returns. Here it is a rule. ``spatial`` is the correction of Seg-Eigen-CAM
+    (Chung and Ying 2025, equation 13).
+
+    Attributes:
+        sign: ``spatial``: the position of largest magnitude is positive; ``channel``: the channel
+            of largest magnitude is.
+    """
+
+    sign: str = "spatial"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("sign", self.sign, ("spatial", "channel"))
+
+    def map(self, evidence: Evidence) -> Explanation:
+        failures = inspect(evidence)
+        images = evidence.image_activations.float()
+        finite = images.isfinite().flatten(1).all(1)
+        maps, exists = first_component(torch.where(finite[:, None, None, None], images, 0.0), self.sign)
+        failures.add(~exists[evidence.image_of], NO_COMPONENTS)
+        return finish(maps[evidence.image_of].relu(), "bilinear", failures)
+
+    def cost(self, rank: int | None, channels: int) -> Cost:
+        return Cost()
+
+
+@dataclass
+class EigenGradCAM(EigenCAM):
+    """First principal component of G A, element by element (pytorch-grad-cam)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+
+    def map(self, evidence: Evidence) -> Explanation:
+        failures = inspect(evidence, gradients=True)
+        A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
+        maps, exists = first_component(G * A, self.sign)
+        failures.add(~exists, NO_COMPONENTS)
+        return finish(maps.relu(), "bilinear", failures)
+
+    def cost(self, rank: int | None, channels: int) -> Cost:
+        return Cost(backward=1)

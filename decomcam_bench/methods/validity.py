@@ -1,0 +1,77 @@
+"""Pairs whose map cannot be made: found before and after the formula, one reason a pair.
+
+A failed pair gets a map of zeros and a reason; it never touches the other pairs of its batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from decomcam_bench.methods.base import Components, Evidence, Explanation
+
+NON_FINITE_ACTIVATIONS = "non_finite_activations"
+NON_FINITE_GRADIENTS = "non_finite_gradients"
+ZERO_GRADIENTS = "zero_gradients"
+NON_FINITE_SCORE = "non_finite_score"
+ZERO_SCORE = "zero_score"
+EMPTY_REGION = "empty_region"
+NON_FINITE_MAP = "non_finite_map"
+ZERO_MAP = "zero_map"
+NO_COMPONENTS = "no_components"
+
+
+class Failures:
+    """The reason of each failed pair; the first one found stays.
+
+    Args:
+        pairs: P.
+        device: where the batch lives.
+    """
+
+    def __init__(self, pairs: int, device: torch.device) -> None:
+        self.reasons: dict[int, str] = {}
+        self.usable = torch.ones(pairs, dtype=torch.bool, device=device)
+
+    def add(self, bad: Tensor, reason: str) -> None:
+        """Marks the pairs where ``bad`` (bool (P,)) holds."""
+        for pair in (bad & self.usable).nonzero().flatten().tolist():
+            self.reasons[pair] = reason
+        self.usable = self.usable & ~bad
+
+    def clean(self, values: Tensor) -> Tensor:
+        """``values`` (P, ...) with those of failed pairs replaced by zeros."""
+        return torch.where(self.usable.view(-1, *[1] * (values.dim() - 1)), values, 0.0)
+
+
+def inspect(evidence: Evidence, gradients: bool = False) -> Failures:
+    """Failures that already show in the evidence: NaN, infinity, or a gradient that is zero everywhere.
+
+    Args:
+        gradients: whether the method reads them.
+    """
+    failures = Failures(len(evidence), evidence.device)
+    finite = evidence.image_activations.isfinite().flatten(1).all(1)
+    failures.add(~finite[evidence.image_of], NON_FINITE_ACTIVATIONS)
+    if gradients:
+        of_pair = evidence.gradients.flatten(1)
+        failures.add(~of_pair.isfinite().all(1), NON_FINITE_GRADIENTS)
+        failures.add(of_pair.eq(0).all(1), ZERO_GRADIENTS)
+    return failures
+
+
+def finish(native: Tensor, mode: str, failures: Failures, components: Components | None = None) -> Explanation:
+    """An explanation whose maps are finite, with a reason for each that is not a map.
+
+    Args:
+        native: (P, h', w'), see :class:`~decomcam_bench.methods.base.Explanation`.
+        failures: found so far; kept as they are, since explanations of several ranks share them.
+    """
+    found = Failures(len(native), native.device)
+    found.reasons, found.usable = dict(failures.reasons), failures.usable
+    flat = native.flatten(1)
+    found.add(~flat.isfinite().all(1), NON_FINITE_MAP)
+    # Bicubic upsampling overshoots, so a map without positive entries may have some afterwards.
+    nothing = flat.eq(0).all(1) if mode == "bicubic" else (flat <= 0).all(1)
+    found.add(nothing, ZERO_MAP)
+    return Explanation(found.clean(native.float()), mode, components, found.reasons)

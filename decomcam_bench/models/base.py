@@ -1,0 +1,55 @@
+"""The model contract: a named choice that knows its identity and loads itself.
+
+Subclasses are dataclasses; their fields are the options of their YAML under ``configs/model``.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.models.clip import ClipModel
+from decomcam_bench.models.geometry import MODES
+
+
+@dataclass
+class ModelSource(abc.ABC):
+    """Where a model comes from.
+
+    Attributes:
+        geometry: ``squash`` or ``crop``, see :class:`~decomcam_bench.models.geometry.Geometry`.
+        layer: the layer that ``layer=null`` means; empty for the tower's own default.
+    """
+
+    name: str = ""
+    geometry: str = "squash"
+    layer: str = ""
+
+    def __post_init__(self) -> None:
+        if self.geometry not in MODES:
+            raise ConfigError(f"model.geometry={self.geometry}: valid: {', '.join(MODES)}")
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What decides the maps: architecture, weights hash, geometry. Reads the weights file.
+
+        Raises:
+            ModelError: when the architecture is unknown or the weights cannot be had.
+        """
+
+    @abc.abstractmethod
+    def load(self, device: str, precision: str) -> ClipModel:
+        """The model on a device. Raises as :meth:`identity`."""
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file, its first 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,228 @@
+"""A CLIP model as the engine sees it: features of images and texts, layers, and pass counts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decomcam_bench.errors import ConfigError, ModelError
+from decomcam_bench.models.towers import LayerState, Tower, tower_of
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SCORES = ("logits", "cosine", "softmax")
+LOGIT_SCALE = 100.0
+
+
+@dataclass
+class Passes:
+    """Images, or pairs, that went through the model, by purpose.
+
+    Attributes:
+        backbone: images through the whole image tower, once each.
+        head: activations through what follows a layer.
+        backward: gradients of a score with respect to a layer.
+        method_scored: (masked) images that a method scored.
+        metric_scored: images that a metric scored.
+    """
+
+    backbone: int = 0
+    head: int = 0
+    backward: int = 0
+    method_scored: int = 0
+    metric_scored: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """The texts of a data set.
+
+    Attributes:
+        embeddings: (K, d) float32 of unit length, the normalised mean over a class's templates of
+            normalised text features.
+        norms: (K,), mean length of the features before normalisation.
+    """
+
+    embeddings: Tensor
+    norms: Tensor
+
+
+@dataclass
+class Backbone:
+    """One pass over N images: unit-length features (N, d) float32 and the states of layers."""
+
+    embeddings: Tensor
+    states: dict[str, LayerState]
+
+
+def similarity_to_score(similarity: Tensor, class_ids: Tensor, kind: str) -> Tensor:
+    """Scores (M,) of pairs from cosine similarities (M, K) with every text.
+
+    Args:
+        class_ids: int64 (M,), the text of each pair.
+        kind: ``logits`` (100 cosine), ``cosine``, or ``softmax`` (the probability of the pair's
+            text in the softmax of 100 cosine over all texts).
+    """
+    if kind == "softmax":
+        similarity = (LOGIT_SCALE * similarity).softmax(dim=1)
+    own = similarity.gather(1, class_ids[:, None]).squeeze(1)
+    return LOGIT_SCALE * own if kind == "logits" else own
+
+
+class ClipModel:
+    """A CLIP on a device.
+
+    Args:
+        clip: open_clip's model, in evaluation mode, float32.
+        tokenizer: from texts to token ids (n, context).
+        name: shown in messages.
+        input_size: side of the square input.
+        mean, std: normalisation of pixels in [0, 1].
+        device: a torch device string.
+        precision: ``fp32``, or ``fp16``/``bf16`` by autocast (weights stay float32).
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenizer: Callable[[Sequence[str]], Tensor],
+        name: str,
+        input_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision={precision}: valid: {', '.join(PRECISIONS)}")
+        self.device = torch.device(device)
+        clip = clip.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.tower: Tower = tower_of(clip.visual, name)
+        self.name = name
+        self.input_size = input_size
+        self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
+        self.std = (float(std[0]), float(std[1]), float(std[2]))
+        self.precision = precision
+        self.passes = Passes()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalised input (N, 3, H, W) on the device from uint8 (N, 3, H, W)."""
+        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
+        moved = images.to(self.device, non_blocking=True)
+        return ((moved.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def text_bank(self, texts: Iterable[Sequence[str]], batch_size: int = 256) -> TextBank:
+        """Embeddings of K classes, each a list of texts that are averaged."""
+        groups = [list(group) for group in texts]
+        flat = [text for group in groups for text in group]
+        owner = torch.tensor([k for k, group in enumerate(groups) for _ in group], device=self.device)
+        features = []
+        with torch.inference_mode(), self._autocast():
+            for start in range(0, len(flat), batch_size):
+                tokens = self.tokenizer(flat[start : start + batch_size]).to(self.device)
+                features.append(self.clip.encode_text(tokens).float())
+        with torch.inference_mode():
+            raw = torch.cat(features)
+            size = torch.bincount(owner, minlength=len(groups)).unsqueeze(1)
+            unit = torch.zeros(len(groups), raw.shape[1], device=self.device)
+            unit = unit.index_add(0, owner, F.normalize(raw, dim=1)) / size
+            norms = torch.zeros(len(groups), device=self.device).index_add(0, owner, raw.norm(dim=1)) / size[:, 0]
+            embeddings = F.normalize(unit, dim=1)
+        return TextBank(embeddings.clone(), norms.clone())
+
+    def backbone(self, images: Tensor, layers: Sequence[str] = ()) -> Backbone:
+        """One pass over normalised ``images``, keeping the states of canonical ``layers``."""
+        with torch.no_grad(), self._autocast():
+            features, states = self.tower.forward(images, layers)
+        self.passes.backbone += len(images)
+        return Backbone(F.normalize(features.float(), dim=1), states)
+
+    def embed(self, images: Tensor, purpose: str = "method_scored") -> Tensor:
+        """Unit-length features (M, d) float32 of images, counted under ``purpose``."""
+        with torch.no_grad(), self._autocast():
+            features, _ = self.tower.forward(images.contiguous(memory_format=torch.channels_last), ())
+        setattr(self.passes, purpose, getattr(self.passes, purpose) + len(images))
+        return F.normalize(features.float(), dim=1)
+
+    def head(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> Tensor:
+        """Unit-length features (M, d) float32 from a layer on; differentiable."""
+        with self._autocast():
+            features = self.tower.head(layer, activations, context)
+        self.passes.head += len(activations)
+        return F.normalize(features.float(), dim=1)
+
+    def gradients(
+        self,
+        layer: str,
+        state: LayerState,
+        image_of: Tensor,
+        class_ids: Tensor,
+        bank: TextBank,
+        kind: str = "logits",
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Gradients of each pair's score with respect to its image's activations.
+
+        Args:
+            layer: canonical name.
+            state: of N images.
+            image_of, class_ids: int64 (P,), the image and the text of each pair.
+            kind: see :func:`similarity_to_score`.
+
+        Returns:
+            (P, C, h, w) float32.
+        """
+        parts = []
+        for start in range(0, len(image_of), batch_size):
+            chosen = image_of[start : start + batch_size]
+            with torch.enable_grad():
+                activations = state.activations[chosen].float().detach().requires_grad_()
+                features = self.head(layer, activations, tuple(c[chosen] for c in state.context))
+                score = similarity_to_score(
+                    features @ bank.embeddings.T, class_ids[start : start + batch_size], kind
+                )
+                (gradient,) = torch.autograd.grad(score.sum(), activations, allow_unused=True)
+            self.passes.backward += len(chosen)
+            parts.append(torch.zeros_like(activations) if gradient is None else gradient)
+        return torch.cat(parts).detach()
+
+    def layer_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(channels, height, width) of every layer, by its canonical name."""
+        blank = torch.zeros(1, 3, self.input_size, self.input_size, device=self.device)
+        with torch.no_grad():
+            _, states = self.tower.forward(blank, self.tower.layers)
+        return {name: tuple(states[name].activations.shape[1:]) for name in self.tower.layers}  # type: ignore[misc]
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` as ``cuda`` or ``cpu``; any other name checked.
+
+    Raises:
+        ConfigError: for a name that torch does not know.
+        ModelError: for a CUDA device that is not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and name != "cuda" and not (name.startswith("cuda:") and name[5:].isdigit()):
+        raise ConfigError(f"device={name}: valid: auto, cpu, cuda, cuda:N")
+    if name != "cpu":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = int(name[5:]) if ":" in name else 0
+        if number >= count:
+            raise ModelError(f"device={name}: {count} CUDA devices are present; use device=cpu or device=auto")
+    return name

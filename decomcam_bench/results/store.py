@@ -1,0 +1,300 @@
+"""The results store: sealed Parquet parts under one folder a cell.
+
+    ROOT/cells/<key>/cell.json                    what the cell is (identity) and how it is cut
+    ROOT/cells/<key>/records/part-00000.parquet   one record a pair: was there a map
+    ROOT/cells/<key>/metrics/<key>/metric.json    what the metric is
+    ROOT/cells/<key>/metrics/<key>/part-00000.parquet
+    ROOT/cells/<key>/maps/part-00000.npz          with save_maps=true
+    ROOT/runs/<time>-<pid>.json                   machine, time and passes of a run
+
+A part holds the records of a range of image positions. It is written under a temporary name,
+flushed to disk, then renamed: a part that has its name is whole. What is finished is derived from
+the parts that exist, so a run that was killed continues behind the last sealed part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from decomcam_bench.errors import StoreError
+
+SCHEMA = 1
+RECORDS = "records"
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of the SHA-256 of an identity, written canonically."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def part_size(images: int) -> int:
+    """Images a part: a 64th of the run, between 16 and 512; decided by the number of images alone."""
+    return min(512, max(16, -(-images // 64)))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a store.
+
+    Attributes:
+        folder: where its parts lie.
+        identity: what decides its maps.
+        display: labels of the table (dataset, model, layer, method, rank) and what they stand for.
+        images: images of the run.
+        part_images: images a part.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    display: Mapping[str, Any]
+    images: int
+    part_images: int
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    @property
+    def parts(self) -> int:
+        """Number of parts when the cell is complete."""
+        return -(-self.images // self.part_images)
+
+    def stream(self, name: str) -> Path:
+        """The folder of a stream: ``records``, ``maps``, or the key of a metric."""
+        return self.folder / name if name in (RECORDS, "maps") else self.folder / "metrics" / name
+
+    def part(self, stream: str, number: int) -> Path:
+        suffix = "npz" if stream == "maps" else "parquet"
+        return self.stream(stream) / f"part-{number:05d}.{suffix}"
+
+    def sealed(self, stream: str) -> set[int]:
+        """Numbers of the parts of a stream that can be read to the end."""
+        folder = self.stream(stream)
+        if not folder.is_dir():
+            return set()
+        numbers = {int(file.stem[5:]) for file in folder.glob("part-*.*") if file.stem[5:].isdigit()}
+        return {number for number in numbers if number < self.parts and self._whole(stream, number)}
+
+    def _whole(self, stream: str, number: int) -> bool:
+        try:
+            if stream == "maps":
+                with np.load(self.part(stream, number), allow_pickle=False) as data:
+                    return "image_index" in data.files
+            return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
+        except (OSError, ValueError, KeyError, pa.ArrowException):
+            return False
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """The metrics of the cell by key: what their ``metric.json`` says, oldest name first."""
+        found = {}
+        for file in sorted((self.folder / "metrics").glob("*/metric.json")):
+            found[file.parent.name] = _read_json(file)
+        return dict(sorted(found.items(), key=lambda item: (item[1].get("position", 0), item[0])))
+
+    def read(self, stream: str) -> pd.DataFrame:
+        """All records of a stream in order of image position.
+
+        Raises:
+            StoreError: for a part that is damaged or belongs to another cell.
+        """
+        frames = []
+        for number in range(self.parts):
+            path = self.part(stream, number)
+            if not path.exists():
+                continue
+            try:
+                table = pq.read_table(path, page_checksum_verification=True)
+            except (OSError, pa.ArrowException) as error:
+                raise StoreError(
+                    f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
+                ) from error
+            if not _check(table.schema, self.key, stream, number):
+                raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
+            frames.append(table.to_pandas())
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
+    said = (schema.metadata or {}).get(b"decomcam_bench")
+    return bool(said) and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); delete its folder and run again") from error
+    if content.get("schema", 0) > SCHEMA:
+        raise StoreError(
+            f"{path}: written by a newer decomcam-bench (schema {content['schema']}, this one reads {SCHEMA}); "
+            f"upgrade with pip install -U decomcam-bench"
+        )
+    return content
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    with open(temporary, "w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=2, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+class Store:
+    """A store under ``root``; made when something is first written."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def cell(self, key: str) -> Cell | None:
+        """The cell of a key, or None."""
+        folder = self.root / "cells" / key
+        file = folder / "cell.json"
+        if not file.is_file():
+            return None
+        content = _read_json(file)
+        try:
+            return Cell(folder, content["identity"], content["display"], content["images"], content["part_images"])
+        except KeyError as error:
+            raise StoreError(f"{file}: has no {error}; delete the folder and run again") from error
+
+    def cells(self) -> list[Cell]:
+        """All cells, sorted by key."""
+        folder = self.root / "cells"
+        if not folder.is_dir():
+            return []
+        found = (self.cell(entry.name) for entry in sorted(folder.iterdir()) if entry.is_dir())
+        return [cell for cell in found if cell is not None]
+
+    def create(self, identity: Mapping[str, Any], display: Mapping[str, Any], images: int) -> Cell:
+        """The cell of an identity, written if it is not there."""
+        key = key_of(identity)
+        existing = self.cell(key)
+        if existing is not None:
+            return existing
+        cell = Cell(self.root / "cells" / key, identity, display, images, part_size(images))
+        content = {"identity": identity, "display": display, "images": images, "part_images": cell.part_images}
+        try:
+            write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
+        except OSError as error:
+            raise StoreError(f"results={self.root}: cannot be written ({error.strerror}); name another folder") from error
+        return cell
+
+    @contextlib.contextmanager
+    def locked(self, cells: list[Cell]) -> Iterator[None]:
+        """Holds cells for writing.
+
+        Raises:
+            StoreError: when another process holds one; the message says which.
+        """
+        with contextlib.ExitStack() as stack:
+            for cell in sorted(cells, key=lambda cell: cell.key):
+                lock = FileLock(str(cell.folder / "lock"))
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    raise StoreError(
+                        f"cell {cell.key} ({self.root}) is being written by {_holder(cell.folder)}; wait for it, "
+                        f"or use another results folder"
+                    ) from None
+                stack.callback(lock.release)
+                write_json(
+                    cell.folder / "holder.json",
+                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")},
+                )
+                for leftover in cell.folder.rglob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+            yield
+
+    def describe_metric(self, cell: Cell, key: str, content: Mapping[str, Any]) -> None:
+        """Writes what a metric of a cell is, unless it stands there already."""
+        file = cell.stream(key) / "metric.json"
+        if not file.is_file():
+            write_json(file, {"schema": SCHEMA, **content})
+
+    def write_run(self, content: Mapping[str, Any]) -> Path:
+        """Keeps what a run took: machine, seconds, passes."""
+        path = self.root / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
+        write_json(path, {"schema": SCHEMA, **content})
+        return path
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Past runs, oldest first."""
+        return [_read_json(file) for file in sorted((self.root / "runs").glob("*.json"))]
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = _read_json(folder / "holder.json")
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (StoreError, KeyError):
+        return "another process"
+
+
+def seal(cell_parts: list[tuple[Cell, str, int, pd.DataFrame | Mapping[str, np.ndarray]]]) -> None:
+    """Writes parts so that each appears whole or not at all.
+
+    All are written and flushed under temporary names before the first is renamed.
+
+    Args:
+        cell_parts: (cell, stream, part number, records), or arrays for the stream ``maps``.
+    """
+    renames = []
+    for cell, stream, number, content in cell_parts:
+        path = cell.part(stream, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        with open(temporary, "wb") as file:
+            _writer(cell, stream, number, content)(file)
+            file.flush()
+            os.fsync(file.fileno())
+        renames.append((temporary, path))
+    for temporary, path in renames:
+        temporary.replace(path)
+    for folder in {path.parent for _, path in renames}:
+        _sync_folder(folder)
+
+
+def _writer(
+    cell: Cell, stream: str, number: int, content: pd.DataFrame | Mapping[str, np.ndarray]
+) -> Callable[[Any], None]:
+    if not isinstance(content, pd.DataFrame):
+        arrays = dict(content)
+        return lambda file: np.savez(file, **arrays)
+    said = json.dumps({"schema": SCHEMA, "cell": cell.key, "stream": stream, "part": number})
+    table = pa.Table.from_pandas(content, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"decomcam_bench": said.encode()})
+    return lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True)

@@ -1,0 +1,215 @@
+"""Tables from a store: one row a cell, every number recomputed from its records."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from decomcam_bench import registry
+from decomcam_bench.errors import ConfigError, StoreError, unknown
+from decomcam_bench.metrics.base import Metric
+from decomcam_bench.results.store import RECORDS, Cell, Store
+
+#: Columns that identify a row, in front of the metrics.
+IDENTITY = ("dataset", "model", "layer", "method", "rank")
+#: Columns behind the metrics: pairs for which a map was asked for and made, and the cell key.
+COUNTS = ("n_expected", "n_evaluated", "n_skipped", "n_failed", "key")
+FORMATS = ("md", "csv", "json")
+
+
+def load_records(results: str | Path, key: str, metric: str | None = None) -> pd.DataFrame:
+    """Records of one cell, one row a pair.
+
+    Args:
+        results: root of the store.
+        key: of the cell.
+        metric: name (or key) of a metric; None for the records of the maps themselves.
+
+    Returns:
+        Columns ``position`` (of the image in the run), ``image_id``, ``class_id``, ``class_name``,
+        ``status`` (``ok``, ``skipped`` or ``failed``), ``reason``, and the metric's values.
+
+    Raises:
+        StoreError: when there is no such cell or metric, or a part is damaged.
+    """
+    cell = Store(results).cell(key)
+    if cell is None:
+        raise StoreError(f"{results}: has no cell {key}; `decomcam-bench table` lists the keys")
+    if metric is None:
+        return cell.read(RECORDS)
+    for metric_key, content in cell.metrics().items():
+        if metric in (metric_key, content["name"]):
+            return cell.read(metric_key)
+    names = [content["name"] for content in cell.metrics().values()]
+    raise StoreError(f"cell {key}: " + unknown("metric", metric, names))
+
+
+def load_table(
+    results: str | Path = "results", keys: Iterable[str] | None = None, details: bool = False
+) -> pd.DataFrame:
+    """The table of a store.
+
+    Args:
+        results: root of the store.
+        keys: only these cells, in this order; all cells in the order of their labels by default.
+        details: also the columns that metrics show on request, and each metric's own counts.
+
+    Returns:
+        One row a cell: :data:`IDENTITY`, one column a number of a metric, :data:`COUNTS`. A cell
+        that is not finished has empty numbers and counts what it has so far.
+    """
+    store = Store(results)
+    if keys is None:
+        cells = sorted(store.cells(), key=_order)
+    else:
+        cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
+    rows = [_row(cell, details) for cell in cells]
+    columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
+    table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
+    return table.astype({"rank": "Int64", **{name: "Int64" for name in COUNTS[:-1]}})
+
+
+def _order(cell: Cell) -> tuple[str, str, str, str, int, str]:
+    display = cell.display
+    return (
+        str(display["dataset"]),
+        str(display["model"]),
+        str(display["layer"]),
+        str(display["method"]),
+        int(display["rank"] or 0),
+        cell.key,
+    )
+
+
+def is_complete(cell: Cell, stream: str = RECORDS) -> bool:
+    """Whether all parts of a stream are sealed and whole."""
+    return len(cell.sealed(stream)) == cell.parts
+
+
+def counts(records: pd.DataFrame) -> dict[str, int]:
+    """n_expected, n_evaluated, n_skipped and n_failed of records; they add up."""
+    status = records["status"].value_counts() if len(records) else {}
+    found = {name: int(status.get(kind, 0)) for name, kind in
+             (("n_evaluated", "ok"), ("n_skipped", "skipped"), ("n_failed", "failed"))}
+    return {"n_expected": len(records), **found}
+
+
+def reasons(records: pd.DataFrame) -> dict[str, int]:
+    """How many pairs were skipped or failed, by reason."""
+    if not len(records):
+        return {}
+    bad = records.loc[records["status"] != "ok", "reason"]
+    return {str(reason): int(count) for reason, count in bad.value_counts().sort_index().items()}
+
+
+def metric_of(content: Mapping[str, Any]) -> Metric:
+    """The metric that a store describes."""
+    return registry.build("metric", content["config"])
+
+
+def metric_values(cell: Cell, metric_key: str, content: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one metric of a complete cell, by column label."""
+    records = cell.read(metric_key)
+    evaluated = records[records["status"] == "ok"] if len(records) else records
+    found = metric_of(content).aggregate(evaluated)
+    return {column["label"]: found[column["name"]] for column in content["columns"]}
+
+
+def _row(cell: Cell, details: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {name: cell.display[name] for name in IDENTITY}
+    for metric_key, content in cell.metrics().items():
+        shown = [c["label"] for c in content["columns"] if details or not c.get("detail")]
+        whole = is_complete(cell, metric_key)
+        values = metric_values(cell, metric_key, content) if whole else {}
+        row.update({name: values.get(name, math.nan) for name in shown})
+        if details:
+            records = cell.read(metric_key)
+            prefix = content["columns"][0]["label"]
+            row.update({f"{prefix}.{name}": count for name, count in counts(records).items()})
+    row.update(counts(cell.read(RECORDS)))
+    row["key"] = cell.key
+    return row
+
+
+def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
+    """One line for each cell that is not finished."""
+    store = Store(results)
+    cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
+    lines = []
+    for cell in cells:
+        streams = [RECORDS, *cell.metrics()]
+        missing = [name for name in streams if not is_complete(cell, name)]
+        if missing:
+            have = min(len(cell.sealed(name)) for name in streams)
+            lines.append(
+                f"cell {cell.key} ({cell.display['method']} on {cell.display['dataset']}) is unfinished: "
+                f"{have} of {cell.parts} parts; run its command again to finish it"
+            )
+    return lines
+
+
+def render(table: pd.DataFrame, form: str, results: str | Path | None = None) -> str:
+    """The table as text.
+
+    Args:
+        form: ``md`` (four significant digits), ``csv`` or ``json`` (every digit; ``json`` adds each
+            metric's own counts with their reasons).
+        results: the store, for ``json``.
+
+    Raises:
+        ConfigError: for another form.
+    """
+    if form == "csv":
+        return table.to_csv(index=False, lineterminator="\n")
+    if form == "json":
+        return json.dumps(_rows_for_json(table, results), indent=2) + "\n"
+    if form != "md":
+        raise ConfigError(unknown("format", form, FORMATS))
+    return _markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
+
+
+def _cell_text(value: Any) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    escaped = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in escaped) for i in range(len(header))]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in escaped]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def _rows_for_json(table: pd.DataFrame, results: str | Path | None) -> list[dict[str, Any]]:
+    rows = []
+    store = Store(results) if results is not None else None
+    for record in table.to_dict("records"):
+        row: dict[str, Any] = {str(k): None if pd.isna(v) else v for k, v in record.items()}
+        cell = store.cell(str(row["key"])) if store else None
+        if cell is not None:
+            maps = cell.read(RECORDS)
+            row["complete"] = is_complete(cell)
+            row["reasons"] = reasons(maps)
+            row["metrics"] = {}
+            for key, content in cell.metrics().items():
+                records = cell.read(key)
+                row["metrics"][content["columns"][0]["label"]] = {
+                    "key": key,
+                    "name": content["name"],
+                    "complete": is_complete(cell, key),
+                    "values": metric_values(cell, key, content) if is_complete(cell, key) else {},
+                    **counts(records),
+                    "reasons": reasons(records),
+                }
+                values = row["metrics"][content["columns"][0]["label"]]["values"]
+                for name, value in values.items():
+                    values[name] = None if math.isnan(value) else value
+        rows.append(row)
+    return rows

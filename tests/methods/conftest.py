@@ -1,0 +1,262 @@
+"""Evidence for the tests: from plain tensors with a linear scorer, and from small CLIPs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor
+
+from decomcam_bench.errors import ModelError
+from decomcam_bench.methods.base import Evidence
+from decomcam_bench.models.clip import ClipModel, TextBank, similarity_to_score
+from decomcam_bench.models.toyclip import ToyClip
+
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+TINY = {
+    "resnet": CLIPVisionCfg(layers=(1, 2, 1, 1), width=8, head_width=64, image_size=96),
+    "vit": CLIPVisionCfg(layers=3, width=48, head_width=16, patch_size=16, image_size=96),
+}
+
+
+@dataclass
+class Scorer:
+    """A linear score of images and of activations, which counts what it is asked and keeps it."""
+
+    image_weights: Tensor
+    head_weights: Tensor
+    largest: int = 0
+    scored: int = 0
+    headed: int = 0
+    images: list[Tensor] = field(default_factory=list)
+
+    def score(self, images: Tensor, pair: Tensor) -> Tensor:
+        self.scored += len(images)
+        self.largest = max(self.largest, len(images))
+        self.images.append(images.detach().clone())
+        return (images.float() * self.image_weights.to(images.device)[pair]).flatten(1).sum(1) + 1
+
+    def head(self, activations: Tensor, pair: Tensor) -> Tensor:
+        self.headed += len(activations)
+        self.largest = max(self.largest, len(activations))
+        weights = self.head_weights.to(activations.device)[pair]
+        return (activations.float() * weights).flatten(1).sum(1).tanh() + 2
+
+
+def plain_evidence(
+    channels: int = 12,
+    grid: tuple[int, int] = (5, 4),
+    size: tuple[int, int] = (24, 20),
+    images: int = 2,
+    image_of: tuple[int, ...] = (0, 0, 1),
+    batch_size: int = 7,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Evidence, Scorer]:
+    """Evidence of random tensors, activations like those behind a ReLU."""
+    g = torch.Generator().manual_seed(seed)
+    pairs = len(image_of)
+    pictures = (torch.rand(images, 3, *size, generator=g) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(
+        3, 1, 1
+    )
+    activations = (torch.randn(images, channels, *grid, generator=g) + 0.3).relu()
+    gradients = torch.randn(pairs, channels, *grid, generator=g)
+    scorer = Scorer(
+        torch.randn(pairs, 3, *size, generator=g) / 30, torch.randn(pairs, channels, *grid, generator=g) / 10
+    )
+    masks = torch.zeros(pairs, *size, dtype=torch.bool)
+    masks[:, 3:9, 2:11] = True
+    evidence = Evidence(
+        images=pictures.to(device, dtype),
+        image_of=torch.tensor(image_of, device=device),
+        image_activations=activations.to(device, dtype),
+        gradients_source=gradients.to(device),
+        score=scorer.score,
+        head=scorer.head,
+        mean=MEAN,
+        std=STD,
+        seeds=list(range(100, 100 + pairs)),
+        object_masks=lambda: masks.to(device),
+        batch_size=batch_size,
+    )
+    return evidence, scorer
+
+
+def select(evidence: Evidence, pairs: list[int]) -> Evidence:
+    """The evidence of some pairs, in that order."""
+    chosen = torch.tensor(pairs, device=evidence.device)
+    masks = evidence.object_masks()
+    return Evidence(
+        images=evidence.images,
+        image_of=evidence.image_of[chosen],
+        image_activations=evidence.image_activations,
+        gradients_source=evidence.gradients[chosen],
+        score=lambda images, pair: evidence.score(images, chosen[pair]),
+        head=lambda activations, pair: evidence.head(activations, chosen[pair]),
+        mean=evidence.mean,
+        std=evidence.std,
+        seeds=[evidence.seeds[p] for p in pairs],
+        object_masks=lambda: masks[chosen],
+        batch_size=evidence.batch_size,
+    )
+
+
+@dataclass
+class ClipCase:
+    """A CLIP, a few pictures and texts, and evidence at any layer and score."""
+
+    name: str
+    model: ClipModel
+    images: Tensor
+    bank: TextBank
+    image_of: Tensor
+    class_ids: Tensor
+
+    def evidence(self, layer: str, kind: str = "logits", batch_size: int = 32) -> Evidence:
+        canonical = self.model.tower.canonical(layer)
+        state = self.model.backbone(self.images, [canonical]).states[canonical]
+        text = self.bank.embeddings
+
+        def score(images: Tensor, pair: Tensor) -> Tensor:
+            return similarity_to_score(self.model.embed(images) @ text.T, self.class_ids[pair], kind)
+
+        def head(activations: Tensor, pair: Tensor) -> Tensor:
+            context = tuple(c[self.image_of[pair]] for c in state.context)
+            features = self.model.head(canonical, activations, context)
+            return similarity_to_score(features @ text.T, self.class_ids[pair], kind)
+
+        return Evidence(
+            images=self.images,
+            image_of=self.image_of,
+            image_activations=state.activations,
+            gradients_source=lambda: self.model.gradients(
+                canonical, state, self.image_of, self.class_ids, self.bank, kind
+            ),
+            score=score,
+            head=head,
+            mean=self.model.mean,
+            std=self.model.std,
+            batch_size=batch_size,
+        )
+
+
+def _case(name: str, model: ClipModel) -> ClipCase:
+    g = torch.Generator().manual_seed(5)
+    side = model.input_size
+    coarse = torch.rand(2, 3, 6, 6, generator=g)
+    pictures = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
+    bank = model.text_bank([["a house"], ["a cat"], ["a tree"]])
+    return ClipCase(
+        name=name,
+        model=model,
+        images=model.prepare((pictures * 255).to(torch.uint8)),
+        bank=bank,
+        image_of=torch.tensor([0, 0, 1]),
+        class_ids=torch.tensor([0, 1, 2]),
+    )
+
+
+def _tiny(tower: str) -> ClipModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        clip = CLIP(32, TINY[tower], CLIPTextCfg(context_length=8, vocab_size=64, width=32, heads=2, layers=1))
+    clip.eval()
+    torch.manual_seed(2)
+    for module in clip.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # The last norm of a block starts at zero, which would switch the block off.
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+
+    def tokenizer(texts: list[str]) -> Tensor:
+        rows = [[*(1 + sum(map(ord, word)) % 60 for word in text.split()[:6]), 63] for text in texts]
+        return torch.tensor([row + [0] * (8 - len(row)) for row in rows])
+
+    return ClipModel(clip, tokenizer, f"tiny-{tower}", 96, MEAN, STD)
+
+
+@pytest.fixture(scope="session")
+def clip_case() -> Callable[[str], ClipCase]:
+    """A case by name: ``tiny`` (random weights), ``double`` (the same in double precision) or ``toyclip``
+    (trained), then ``-resnet`` or ``-vit``."""
+    made: dict[str, ClipCase] = {}
+
+    def get(name: str) -> ClipCase:
+        if name not in made:
+            family, tower = name.split("-")
+            if family == "tiny":
+                made[name] = _case(name, _tiny(tower))
+            elif family == "double":
+                made[name] = _case(name, _tiny(tower))
+                made[name].model.clip.visual.double()
+                made[name].images = made[name].images.double()
+            else:
+                try:
+                    made[name] = _case(name, ToyClip(name=name, tower=tower).load("cpu", "fp32"))
+                except ModelError as error:
+                    pytest.skip(f"the trained {name} is not in the package: {error}")
+        return made[name]
+
+    return get
+
+
+class PgcModel(torch.nn.Module):
+    """A CLIP as the ``grad-cam`` package wants one: images to 100 cosine with each text."""
+
+    def __init__(self, case: ClipCase) -> None:
+        super().__init__()
+        self.visual = case.model.clip.visual
+        self.text = case.bank.embeddings
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 100 * torch.nn.functional.normalize(self.visual(images).float(), dim=1) @ self.text.T
+
+
+@pytest.fixture
+def pgc_maps() -> Callable[..., np.ndarray]:
+    """Maps (P, H, W) in [0, 1] of a class of the ``grad-cam`` package."""
+    pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    def run(cam_class: type, case: ClipCase, layer: str, **options: object) -> np.ndarray:
+        model = PgcModel(case)
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        visual = model.visual
+        reshape = None
+        if layer.startswith("block"):
+            number, _, point = layer.removeprefix("block").partition(".")
+            block = visual.transformer.resblocks[int(number)]
+            target = block if point == "out" else getattr(block, point or "ln_1")
+            rows, columns = visual.grid_size
+
+            def reshape(tokens: Tensor) -> Tensor:
+                return tokens[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
+
+        else:
+            name, _, position = layer.partition(".")
+            target = getattr(visual, name)[int(position or -1)]
+        try:
+            cam = cam_class(model=model, target_layers=[target], reshape_transform=reshape, **options)
+            targets = [ClassifierOutputTarget(int(c)) for c in case.class_ids]
+            # The package reorders memory with view(), which needs contiguous activations.
+            return cam(input_tensor=case.images[case.image_of].contiguous(), targets=targets)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """Inputs and outputs of the official DecomCAM code, some of its cases."""
+    file = Path(__file__).parents[1] / "data" / "decomcam_official.npz"
+    with np.load(file) as arrays:
+        return dict(arrays)
