@@ -22,3 +22,11 @@ def bench():
         return result, load_table(store, result.keys)
 
     return call
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that need a CUDA device are skipped, visibly, where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -107,8 +107,9 @@ class ClipModel:
         clip.eval().requires_grad_(False).to(device=self.device)
         clip.to(memory_format=torch.channels_last)
         self.clip: Any = clip
+        visual: Any = clip.visual
         self.tokenizer = tokenizer
-        self.tower: Tower = tower_of(self.clip.visual, name)
+        self.tower: Tower = tower_of(visual, name)
         self.name = name
         self.input_size = input_size
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
