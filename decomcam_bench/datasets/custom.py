@@ -95,7 +95,8 @@ class Custom(FileDataset):
         if not self._images:
             raise DataError(f"{self._file}: no image in it")
         found: set[tuple[str, bool]] = {(row.name, row.free) for rows in self._rows for row in rows if not row.error}
-        self._classes = sorted(found | {(str(known), False) for known in self._json_names})
+        found.update((name, False) for name in self._json_names)
+        self._classes = sorted(found)
         self._class_of = {key: number for number, key in enumerate(self._classes)}
         self._image_folder = self._find_images()
 
