@@ -5,6 +5,7 @@ Planning opens data sets and loads models (the key holds their fingerprints), bu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -16,7 +17,7 @@ from decomcam_bench.datasets.subsets import Selection, select
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
-from decomcam_bench.models.base import ModelSource
+from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_device
 from decomcam_bench.results.store import RECORDS, Cell, Store, key_of
 
@@ -171,8 +172,7 @@ def _plan_cell(
         "model": {**model_identity, "version": MODEL_VERSION},
         "layer": layer,
         "method": {
-            "impl": setting.method["impl"],
-            "version": method.version,
+            **_implementation(setting.method["impl"], method),
             **{f.name: _plain(getattr(method, f.name)) for f in fields(method) if f.init and f.name != "name"},
         },
         "rank": rank,
@@ -205,7 +205,7 @@ def _plan_cell(
 def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> PlannedMetric:
     metric: Metric = registry.build("metric", choice.config).resolve(dataset)
     options = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.init and f.name != "name"}
-    identity = {"impl": choice.config["impl"], "version": metric.version, **options}
+    identity = {**_implementation(choice.config["impl"], metric), **options}
     suffix = label("", choice.changed)
     content = {
         "identity": identity,
@@ -218,6 +218,15 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
         ],
     }
     return PlannedMetric(key_of(identity), metric, content)
+
+
+def _implementation(path: str, made: Method | Metric) -> dict[str, Any]:
+    """What identifies the code: its version; for code from elsewhere, its source file too."""
+    identity: dict[str, Any] = {"impl": path, "version": made.version}
+    if not path.startswith("decomcam_bench."):
+        source = inspect.getsourcefile(type(made))
+        identity["source"] = hash_file(source) if source else ""
+    return identity
 
 
 def _plain(value: Any) -> Any:
