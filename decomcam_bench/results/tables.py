@@ -10,10 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from decomcam_bench import registry
 from decomcam_bench.errors import ConfigError, StoreError, unknown
-from decomcam_bench.metrics.base import Metric
 from decomcam_bench.results.store import RECORDS, Cell, Store
+from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
 #: Columns that identify a row, in front of the metrics.
 IDENTITY = ("dataset", "model", "layer", "method", "rank")
@@ -65,7 +64,7 @@ def load_table(
     """
     store = Store(results)
     if keys is None:
-        cells = sorted(store.cells(), key=_order)
+        cells = sorted(store.cells(), key=order)
     else:
         cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
     rows = [_row(cell, details) for cell in cells]
@@ -74,7 +73,8 @@ def load_table(
     return table.astype({"rank": "Int64", **{name: "Int64" for name in COUNTS[:-1]}})
 
 
-def _order(cell: Cell) -> tuple[str, str, str, str, int, str]:
+def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
+    """What cells are sorted by: their labels, then their key."""
     display = cell.display
     return (
         str(display["dataset"]),
@@ -107,16 +107,9 @@ def reasons(records: pd.DataFrame) -> dict[str, int]:
     return {str(reason): int(count) for reason, count in bad.value_counts().sort_index().items()}
 
 
-def metric_of(content: Mapping[str, Any]) -> Metric:
-    """The metric that a store describes."""
-    return registry.build("metric", content["config"])
-
-
 def metric_values(cell: Cell, metric_key: str, content: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one metric of a complete cell, by column label."""
-    records = cell.read(metric_key)
-    evaluated = records[records["status"] == "ok"] if len(records) else records
-    found = metric_of(content).aggregate(evaluated)
+    found = metric_of(content).aggregate(evaluated(metric_records(cell, metric_key)))
     return {column["label"]: found[column["name"]] for column in content["columns"]}
 
 
@@ -128,10 +121,10 @@ def _row(cell: Cell, details: bool) -> dict[str, Any]:
         values = metric_values(cell, metric_key, content) if whole else {}
         row.update({name: values.get(name, math.nan) for name in shown})
         if details:
-            records = cell.read(metric_key)
+            records = metric_records(cell, metric_key)
             prefix = content["columns"][0]["label"]
             row.update({f"{prefix}.{name}": count for name, count in counts(records).items()})
-    row.update(counts(cell.read(RECORDS)))
+    row.update(counts(cell.read(RECORDS, lambda name: name == "status")))
     row["key"] = cell.key
     return row
 
@@ -170,7 +163,7 @@ def render(table: pd.DataFrame, form: str, results: str | Path | None = None) ->
         return json.dumps(_rows_for_json(table, results), indent=2) + "\n"
     if form != "md":
         raise ConfigError(unknown("format", form, FORMATS))
-    return _markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
+    return markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
 
 
 def _cell_text(value: Any) -> str:
@@ -179,7 +172,8 @@ def _cell_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
     escaped = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in escaped) for i in range(len(header))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in escaped]
@@ -199,7 +193,7 @@ def _rows_for_json(table: pd.DataFrame, results: str | Path | None) -> list[dict
             row["reasons"] = reasons(maps)
             row["metrics"] = {}
             for key, content in cell.metrics().items():
-                records = cell.read(key)
+                records = metric_records(cell, key)
                 row["metrics"][content["columns"][0]["label"]] = {
                     "key": key,
                     "name": content["name"],
