@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sub-command; returns the exit status: 0, 1 (failed) or 2 (for the user to mend)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments
     parser = _Parser(
         prog="decomcam-bench",

@@ -18,7 +18,7 @@ from decomcam_bench.results.values import evaluated, metric_of, metric_records
 IDENTITY = ("dataset", "model", "layer", "method", "rank")
 #: Columns behind the metrics: pairs for which a map was asked for and made, and the cell key.
 COUNTS = ("n_expected", "n_evaluated", "n_skipped", "n_failed", "key")
-FORMATS = ("md", "csv", "json")
+FORMATS = ("md", "csv", "json", "latex", "html")
 
 
 def load_records(results: str | Path, key: str, metric: str | None = None) -> pd.DataFrame:
@@ -49,7 +49,13 @@ def load_records(results: str | Path, key: str, metric: str | None = None) -> pd
 
 
 def load_table(
-    results: str | Path = "results", keys: Iterable[str] | None = None, details: bool = False
+    results: str | Path = "results",
+    keys: Iterable[str] | None = None,
+    details: bool = False,
+    intervals: bool = False,
+    reference: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """The table of a store.
 
@@ -57,10 +63,18 @@ def load_table(
         results: root of the store.
         keys: only these cells, in this order; all cells in the order of their labels by default.
         details: also the columns that metrics show on request, and each metric's own counts.
+        intervals: beside each number ``NAME_low`` and ``NAME_high``, 95 % by resampling images.
+        reference: a method; beside each number ``NAME_diff``, ``NAME_diff_low``, ``NAME_diff_high``
+            against it and ``NAME_p`` with Holm's correction over the table.
+        resamples, seed: of intervals and comparisons.
 
     Returns:
         One row a cell: :data:`IDENTITY`, one column a number of a metric, :data:`COUNTS`. A cell
         that is not finished has empty numbers and counts what it has so far.
+
+    Raises:
+        StoreError: for a part that is damaged or was written by a newer version.
+        ConfigError: for a reference method that is not there.
     """
     store = Store(results)
     if keys is None:
@@ -69,8 +83,37 @@ def load_table(
         cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
     rows = [_row(cell, details) for cell in cells]
     columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
+    if intervals or reference:
+        columns = _add_uncertainty(rows, columns, cells, details, intervals, reference, resamples, seed)
     table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
     return table.astype({"rank": "Int64", **{name: "Int64" for name in COUNTS[:-1]}})
+
+
+def _add_uncertainty(
+    rows: list[dict[str, Any]],
+    columns: list[str],
+    cells: Sequence[Cell],
+    details: bool,
+    intervals: bool,
+    reference: str | None,
+    resamples: int,
+    seed: int,
+) -> list[str]:
+    """Fills the rows with intervals and comparisons; the columns in their new order."""
+    from decomcam_bench.results.uncertainty import comparison_columns, interval_columns
+
+    extra: list[dict[str, float]] = [{} for _ in cells]
+    if intervals:
+        for own, found in zip(extra, interval_columns(cells, resamples, seed), strict=True):
+            own.update(found)
+    if reference:
+        for own, found in zip(extra, comparison_columns(cells, reference, resamples, seed, details), strict=True):
+            own.update(found)
+    names = {name for own in extra for name in own}
+    suffixes = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")
+    for row, own in zip(rows, extra, strict=True):
+        row.update(own)
+    return [name for column in columns for name in (column, *(f"{column}{s}" for s in suffixes if f"{column}{s}" in names))]
 
 
 def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
@@ -146,13 +189,24 @@ def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[s
     return lines
 
 
+def directions(results: str | Path) -> dict[str, str]:
+    """Which way each number of a store is better, by its label: ``higher``, ``lower`` or ``none``."""
+    return {
+        column["label"]: column["direction"]
+        for cell in Store(results).cells()
+        for content in cell.metrics().values()
+        for column in content["columns"]
+    }
+
+
 def render(table: pd.DataFrame, form: str, results: str | Path | None = None) -> str:
     """The table as text.
 
     Args:
-        form: ``md`` (four significant digits), ``csv`` or ``json`` (every digit; ``json`` adds each
-            metric's own counts with their reasons).
-        results: the store, for ``json``.
+        form: ``md`` (four significant digits; with intervals a fixed number of decimals), ``csv``
+            or ``json`` (every digit; ``json`` adds each metric's own counts with their reasons),
+            ``latex`` (booktabs) or ``html``.
+        results: the store, for ``json``, and for the directions of ``latex`` and ``html``.
 
     Raises:
         ConfigError: for another form.
@@ -161,8 +215,15 @@ def render(table: pd.DataFrame, form: str, results: str | Path | None = None) ->
         return table.to_csv(index=False, lineterminator="\n")
     if form == "json":
         return json.dumps(_rows_for_json(table, results), indent=2) + "\n"
-    if form != "md":
+    if form not in FORMATS:
         raise ConfigError(unknown("format", form, FORMATS))
+    from decomcam_bench.results import formats, layout
+
+    better = directions(results) if results is not None else {}
+    if form != "md":
+        return (formats.latex if form == "latex" else formats.html_table)(table, better)
+    if len(layout.numbers(table)) + len([c for c in table.columns if c in (*IDENTITY, *COUNTS)]) < len(table.columns):
+        return formats.rich_markdown(table, better)
     return markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
 
 
@@ -186,7 +247,7 @@ def _rows_for_json(table: pd.DataFrame, results: str | Path | None) -> list[dict
     store = Store(results) if results is not None else None
     for record in table.to_dict("records"):
         row: dict[str, Any] = {str(k): None if pd.isna(v) else v for k, v in record.items()}
-        cell = store.cell(str(row["key"])) if store else None
+        cell = store.cell(str(row["key"])) if store and "key" in row else None
         if cell is not None:
             maps = cell.read(RECORDS)
             row["complete"] = is_complete(cell)
