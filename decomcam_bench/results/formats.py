@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from decomcam_bench.results.layout import numbers
-from decomcam_bench.results.tables import COUNTS, IDENTITY, markdown
+from decomcam_bench.results.layout import belongs, numbers
+from decomcam_bench.results.tables import COUNTS, markdown
 
 #: Adjusted p below which a difference from the reference is starred.
 SIGNIFICANT = 0.05
@@ -109,7 +109,8 @@ def rich_markdown(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
 def _shown(table: pd.DataFrame, directions: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[list[Shown]]]:
     """Header (label, direction) and entries of the columns that are no mere ends of an interval."""
     own = set(numbers(table))
-    columns = [str(name) for name in table.columns if name in own or name in (*IDENTITY, *COUNTS)]
+    hidden = set(belongs(table))
+    columns = [str(name) for name in table.columns if name not in hidden]
     header = [(name, _direction(name, directions) if name in own else "none") for name in columns]
     blocks = _blocks(table)
     made = {name: _entries(table, name, direction, blocks, name in own) for name, direction in header}

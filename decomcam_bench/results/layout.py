@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from decomcam_bench.errors import ConfigError, unknown
 from decomcam_bench.results.tables import COUNTS, IDENTITY
@@ -17,8 +18,14 @@ SUFFIXES = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")
 
 def numbers(table: pd.DataFrame) -> list[str]:
     """The columns that are numbers of metrics, without those that belong to one."""
-    own = [str(name) for name in table.columns if name not in (*IDENTITY, *COUNTS)]
+    own = [str(name) for name in table.columns if name not in (*IDENTITY, *COUNTS) and is_numeric_dtype(table[name])]
     return [name for name in own if not any(name == f"{other}{suffix}" for other in own for suffix in SUFFIXES)]
+
+
+def belongs(table: pd.DataFrame) -> list[str]:
+    """The columns that are shown beside their number, or not at all."""
+    own = numbers(table)
+    return [f"{name}{suffix}" for name in own for suffix in SUFFIXES if f"{name}{suffix}" in table.columns]
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:

@@ -222,7 +222,7 @@ def render(table: pd.DataFrame, form: str, results: str | Path | None = None) ->
     better = directions(results) if results is not None else {}
     if form != "md":
         return (formats.latex if form == "latex" else formats.html_table)(table, better)
-    if len(layout.numbers(table)) + len([c for c in table.columns if c in (*IDENTITY, *COUNTS)]) < len(table.columns):
+    if layout.belongs(table):
         return formats.rich_markdown(table, better)
     return markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
 
