@@ -21,7 +21,7 @@ from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
 from decomcam_bench.methods.base import Explanation
-from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, Outcome, PairBatch, PairMap, Skip, Work
+from decomcam_bench.metrics.base import Fail, MapMetric, Metric, ModelMetric, Outcome, PairBatch, PairMap, Skip, Work
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, Plan, PlannedCell, PlannedMetric, make_plan, shared_cells
 from decomcam_bench.progress import progress
@@ -299,7 +299,7 @@ class _Part:
                     outcome = _guarded(metric, view)
                     if reason and not isinstance(outcome, Skip):
                         outcome = Fail(reason)
-                    self.values[cell.key, planned.key].append({**row, **_record(outcome)})
+                    self.values[cell.key, planned.key].append({**row, **_record(outcome, metric)})
 
     def _model_metric(
         self,
@@ -337,7 +337,7 @@ class _Part:
             outcomes = metric.evaluate_batch(pair_batch)
         for p in asked:
             outcome = Fail(reasons[p]) if reasons[p] else outcomes[p]
-            self.values[cell.key, planned.key].append({**rows[p], **_record(outcome)})
+            self.values[cell.key, planned.key].append({**rows[p], **_record(outcome, metric)})
 
     def seal(self, result: RunResult) -> None:
         """Waits for the metrics beside, then writes every stream that is missing."""
@@ -391,12 +391,16 @@ def _row(position: int, image_id: str, class_id: int, class_name: str, status: s
     }
 
 
-def _record(outcome: Outcome) -> Row:
+def _record(outcome: Outcome, metric: Metric) -> Row:
     if isinstance(outcome, Skip):
         return {"status": "skipped", "reason": outcome.reason}
     if isinstance(outcome, Fail):
         return {"status": "failed", "reason": outcome.reason}
-    bad = [name for name, value in outcome.items() if isinstance(value, float) and not np.isfinite(value)]
+    bad = [
+        name
+        for name, value in outcome.items()
+        if isinstance(value, float) and not np.isfinite(value) and not (np.isnan(value) and name in metric.undefined)
+    ]
     if bad:
         return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}"}
     return {"status": "ok", "reason": "", **outcome}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,8 @@ def accuracy_bin(correct: np.ndarray, count: np.ndarray) -> np.ndarray:
 @dataclass
 class AccuracyBins(Causal):
     """Deletion, insertion and overall in bins of class accuracy; always of correct pairs alone."""
+
+    undefined: ClassVar[frozenset[str]] = frozenset(_CURVES)
 
     def __post_init__(self) -> None:
         if self.only_correct is False:

@@ -107,8 +107,13 @@ class Cell:
             found[file.parent.name] = _read_json(file)
         return dict(sorted(found.items(), key=lambda item: (item[1].get("position", 0), item[0])))
 
-    def read(self, stream: str) -> pd.DataFrame:
+    def read(self, stream: str, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
         """All records of a stream in order of image position.
+
+        Args:
+            stream: ``records`` or the key of a metric.
+            wanted: says of a column's name whether it is read; None for all. Curves are by far the
+                largest columns, and no aggregate needs them.
 
         Raises:
             StoreError: for a part that is damaged or belongs to another cell.
@@ -119,7 +124,9 @@ class Cell:
             if not path.exists():
                 continue
             try:
-                table = pq.read_table(path, page_checksum_verification=True)
+                file = pq.ParquetFile(path, page_checksum_verification=True)
+                columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
+                table = file.read(columns)
             except (OSError, pa.ArrowException) as error:
                 raise StoreError(
                     f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
@@ -138,9 +145,10 @@ def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        newer = content["schema"] > SCHEMA
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); delete its folder and run again") from error
-    if content.get("schema", 0) > SCHEMA:
+    if newer:
         raise StoreError(
             f"{path}: written by a newer decomcam-bench (schema {content['schema']}, this one reads {SCHEMA}); "
             f"upgrade with pip install -U decomcam-bench"
@@ -187,9 +195,12 @@ class Store:
             return None
         content = _read_json(file)
         try:
-            return Cell(folder, content["identity"], content["display"], content["images"], content["part_images"])
+            cell = Cell(folder, content["identity"], content["display"], content["images"], content["part_images"])
         except KeyError as error:
             raise StoreError(f"{file}: has no {error}; delete the folder and run again") from error
+        if key_of(cell.identity) != key:
+            raise StoreError(f"{file}: describes cell {key_of(cell.identity)}, not {key}; delete the folder and run again")
+        return cell
 
     def cells(self) -> list[Cell]:
         """All cells, sorted by key."""
