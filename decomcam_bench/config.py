@@ -25,6 +25,8 @@ from decomcam_bench import registry
 from decomcam_bench.errors import ConfigError, did_you_mean, unknown
 
 GROUPS = ("dataset", "model", "method", "metric")
+#: Other spellings of a key.
+ALIASES = {"maps.dir": "method.dir"}
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _parse(overrides: Sequence[str]) -> dict[str, list[Any]]:
     for override in parsed:
         if override.is_delete():
             raise ConfigError(f"'{override.input_line}': overrides cannot delete a key; write it as key=value")
-        key = override.key_or_group
+        key = ALIASES.get(override.key_or_group, override.key_or_group)
         if override.is_sweep_override():
             found = [_scalar(text) for text in override.sweep_string_iterator()]
         else:

@@ -222,7 +222,8 @@ class _Part:
             first = cells[0]
             share = (first.layer, first.method.score)
             if share not in evidences:
-                evidences[share] = self.maker.evidence(batch, *share)
+                needs = [c.method.needs for c in self.cells if (c.layer, c.method.score) == share]
+                evidences[share] = self.maker.evidence(batch, *share, frozenset().union(*needs))
             stopwatch = _Stopwatch(self.group.model.device)
             with torch.no_grad():
                 explanations = first.method.explain(evidences[share], [cell.rank for cell in cells])
@@ -230,7 +231,7 @@ class _Part:
             channels = evidences[share].image_activations.shape[1]
             for cell in cells:
                 cost = cell.method.cost(cell.rank, channels)
-                work = Work(1 + cost.scored, cost.head + cost.backward, cost.backward, seconds / len(batch), peak)
+                work = Work(1 + cost.backbone + cost.scored, cost.head + cost.backward, cost.backward, seconds / len(batch), peak)
                 self._measure(cell, batch, rows, classes, explanations[cell.rank], work)
 
     def _measure(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from decomcam_bench import registry
@@ -15,6 +16,7 @@ from decomcam_bench.config import MetricChoice, RunConfig, Setting
 from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.subsets import Selection, select
 from decomcam_bench.errors import ConfigError
+from decomcam_bench.evidence import check_needs
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
 from decomcam_bench.models.base import ModelSource, hash_file
@@ -159,6 +161,7 @@ def _plan_cell(
         layer = group.model.tower.canonical(
             setting.keys.layer or group.source.layer or group.model.tower.default_layer
         )
+    check_needs(group.model, method, layer)
     rank = (setting.keys.rank or method.default_rank) if method.ranked else None
     keys = setting.keys
     identity = {
@@ -173,7 +176,7 @@ def _plan_cell(
         "layer": layer,
         "method": {
             **_implementation(setting.method["impl"], method),
-            **{f.name: _plain(getattr(method, f.name)) for f in fields(method) if f.init and f.name != "name"},
+            **{name: _plain(value) for name, value in method.identity.items()},
         },
         "rank": rank,
         "precision": keys.precision,
@@ -241,8 +244,12 @@ def _plain(value: Any) -> Any:
 
 
 def label(name: str, changed: Mapping[str, Any]) -> str:
-    """``name[key=value,...]`` with the options that differ from the YAML; places left out."""
-    shown = [f"{key}={value}" for key, value in sorted(changed.items()) if key not in PLACES and key != "impl"]
+    """``name[key=value,...]`` with the options that differ from the YAML; places left out.
+
+    Of a folder of maps the last part of its path is shown, to tell rows apart.
+    """
+    named = {key: Path(str(value)).name if key == "dir" else value for key, value in changed.items()}
+    shown = [f"{key}={value}" for key, value in sorted(named.items()) if key not in PLACES and key != "impl"]
     return f"{name}[{','.join(shown)}]" if shown else name
 
 
@@ -250,7 +257,7 @@ def _repeat(setting: Setting) -> list[str]:
     """Overrides that ask for this setting again; the path of a data root is left to the reader."""
     words = [f"{group}={getattr(setting, group)['name']}" for group in ("dataset", "model", "method")]
     for group, changed in setting.changed.items():
-        words += [f"{group}.{key}={value}" for key, value in sorted(changed.items()) if key != "root"]
+        words += [f"{group}.{key}={value}" for key, value in sorted(changed.items()) if key not in ("root", "dir")]
     for name in ("layer", "rank", "limit", "seed", "precision"):
         value = getattr(setting.keys, name)
         if value not in (None, 0, "fp32"):
@@ -279,12 +286,14 @@ def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Pa
     gradients = {
         (cell.layer, cell.method.score) for cell in open_cells if "gradients" in cell.method.needs
     }
-    total.backward = total.head = pairs * len(gradients)
+    attentions = {(cell.layer, cell.method.score) for cell in open_cells if "attentions" in cell.method.needs}
+    total.backward = total.head = pairs * (len(gradients) + len(attentions))
     for cells in shared_cells(open_cells):
         first = cells[0]
         channels = shapes[first.layer][0] if first.layer else 0
         largest = max((cell.rank or 0 for cell in cells), default=0) or None
         cost = first.method.cost(largest, channels)
+        total.backbone += images * cost.backbone
         total.head += pairs * cost.head
         total.method_scored += pairs * cost.scored
     size = (group.model.input_size, group.model.input_size)
@@ -304,10 +313,14 @@ def _parts(group: Group) -> int:
 
 
 def shared_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
-    """Cells that differ in rank alone, together: a method explains them in one go."""
+    """Cells that differ in rank alone, together: a method explains them in one go.
+
+    Ranks of a method that are not nested share nothing, so each of its cells stands alone.
+    """
     groups: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        groups.setdefault(key_of({**cell.identity, "rank": None}), []).append(cell)
+        shared = {**cell.identity, "rank": None} if cell.method.nested else cell.identity
+        groups.setdefault(key_of(shared), []).append(cell)
     return list(groups.values())
 
 
