@@ -190,7 +190,8 @@ def test_metrics_of_one_map_search_contours_once(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "options", [{"contours": "biggest"}, {"size": 0}, {"threshold_step": 0.0}, {"iou_levels": ()}, {"iou_levels": (50.0,)}]
+    "options",
+    [{"contours": "biggest"}, {"size": 0}, {"threshold_step": 0.0}, {"iou_levels": ()}, {"iou_levels": (50.0,)}],
 )
 def test_bad_options(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):

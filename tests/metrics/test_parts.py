@@ -143,9 +143,7 @@ def test_reasons() -> None:
     assert (outcome["n_components"], outcome["n_parts"], outcome["pointing"]) == (1, 1, 1)
 
 
-@pytest.mark.parametrize(
-    "options", [{"assign_by": "iou"}, {"point_radius": 0.0}, {"tolerance": -1.0}, {"seed": -1}]
-)
+@pytest.mark.parametrize("options", [{"assign_by": "iou"}, {"point_radius": 0.0}, {"tolerance": -1.0}, {"seed": -1}])
 def test_bad_options(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         PartAgreement(**options)

@@ -106,4 +106,3 @@ def test_class_mean_and_ratio() -> None:
     np.testing.assert_allclose(class_mean(hits, counts, None), [0.75, np.nan])
     np.testing.assert_allclose(class_mean(hits, counts, 3), [0.5, np.nan])
     np.testing.assert_allclose(ratio(np.array([1.0, 2.0]), np.array([4.0, 0.0])), [0.25, np.nan])
-
