@@ -38,7 +38,6 @@ from decomcam_bench.metrics.base import (
 )
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
 
-
 #: x, y, width, height where nothing is above the threshold.
 _NO_RECTANGLE = (0, 0, 0, 0)
 
@@ -105,7 +104,7 @@ def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
             largest.append(starts[-1] + areas.index(max(areas)))
         else:
             largest.append(starts[-1])
-        rectangles += map(cv2.boundingRect, contours) if contours else [_NO_RECTANGLE]
+        rectangles += [cv2.boundingRect(contour) for contour in contours] or [_NO_RECTANGLE]
     boxes = np.array(rectangles, dtype=np.int64)
     boxes[:, 2:] = np.minimum(boxes[:, :2] + boxes[:, 2:], (width - 1, height - 1))
     return ThresholdBoxes(boxes, np.array(starts), np.array(largest))

@@ -32,7 +32,6 @@ from decomcam_bench.metrics.base import (
 from decomcam_bench.metrics.boxes import min_max_at, stacked, thresholds
 from decomcam_bench.metrics.sums import ImageSums, Totals, sum_by_image
 
-
 _NEAR_AN_EDGE = 1e-9
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.metrics.conftest import Counting, batch, table
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail
 from decomcam_bench.metrics.bins import AccuracyBins, accuracy_bin, bin_table
+from tests.metrics.conftest import Counting, batch, table
 
 _NAN = float("nan")
 

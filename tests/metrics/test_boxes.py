@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from tests.metrics.conftest import pair, table
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Outcome, PairMap, Skip
@@ -21,6 +20,7 @@ from decomcam_bench.metrics.boxes import (
     resized_boxes,
     thresholds,
 )
+from tests.metrics.conftest import pair, table
 
 LEVELS = (0.3, 0.5, 0.7)
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.metrics.conftest import Counting, batch, table
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Skip
@@ -19,6 +18,7 @@ from decomcam_bench.metrics.causal import (
     class_scores,
     pixel_ranks,
 )
+from tests.metrics.conftest import Counting, batch, table
 
 
 @pytest.fixture(scope="module")

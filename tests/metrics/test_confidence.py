@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.metrics.conftest import Counting, batch, table
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail
 from decomcam_bench.metrics.confidence import ADCC, ConfidenceDrop, adcc, pearson
+from tests.metrics.conftest import Counting, batch, table
 
 
 def _case(pairs: int = 5) -> tuple[torch.Tensor, torch.Tensor, Counting, list[int]]:

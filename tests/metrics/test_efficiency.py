@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tests.metrics.conftest import pair, table
 
 from decomcam_bench.metrics.base import Fail, Work
 from decomcam_bench.metrics.efficiency import Efficiency
+from tests.metrics.conftest import pair, table
 
 
 def _outcome(metric: Efficiency, work: Work | None) -> object:

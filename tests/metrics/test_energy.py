@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.metrics.conftest import pair, table
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Skip
 from decomcam_bench.metrics.energy import Energy
+from tests.metrics.conftest import pair, table
 
 
 def test_share_of_mass_in_box_rows_are_y() -> None:

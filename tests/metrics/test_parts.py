@@ -6,12 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
-from tests.metrics.conftest import pair, table
 
 from decomcam_bench.datasets.base import ArrayMask, Part
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, PairMap, Skip
 from decomcam_bench.metrics.parts import PartAgreement, displaced, diversity, iou_at_levels, overlaps
+from tests.metrics.conftest import pair, table
 
 SIZE = 20
 
@@ -88,7 +88,10 @@ def test_iou_threshold_is_chosen_over_the_data_set() -> None:
     curves[0][3], curves[0][10], curves[1][10] = 1.0, 0.6, 0.6
     scalars = dict.fromkeys(("pointing", "energy", "covered"), 0.5)
     floor = {f"{key}_floor": 0.1 for key in scalars}
-    rows = [{**scalars, **floor, "diversity": d, "iou": c, "iou_floor": c / 2} for c, d in zip(curves, (0.4, np.nan))]
+    rows = [
+        {**scalars, **floor, "diversity": d, "iou": c, "iou_floor": c / 2}
+        for c, d in zip(curves, (0.4, np.nan), strict=True)
+    ]
     values = PartAgreement().aggregate(table(rows))
     assert values["parts_iou"] == pytest.approx(0.6)
     assert values["parts_iou_floor"] == pytest.approx(0.3)

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.metrics.conftest import pair, single_peak, table
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Skip
 from decomcam_bench.metrics.pointing import PointingGame, hits_region, is_difficult
+from tests.metrics.conftest import pair, single_peak, table
 
 
 def test_hits_and_class_mean_equal_torchray(reference: dict[str, np.ndarray]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.metrics.conftest import pair, table
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Skip
 from decomcam_bench.metrics.boxes import thresholds
 from decomcam_bench.metrics.pxap import PxAP, average_precision, bin_of
+from tests.metrics.conftest import pair, table
 
 
 def test_equal_to_wsolevaluation(reference: dict[str, np.ndarray]) -> None:

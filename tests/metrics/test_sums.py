@@ -17,8 +17,10 @@ def records(pairs: int) -> pd.DataFrame:
     """Records that hold the values of every metric."""
     scalar = {
         name: RANDOM.random(pairs)
-        for name in ("energy", "deletion", "insertion", "overall", "drop", "increase", "adcc", "coherency")
-        + ("complexity", "pointing", "covered", "diversity", "pointing_floor", "energy_floor", "covered_floor")
+        for name in (
+            *("energy", "deletion", "insertion", "overall", "drop", "increase", "adcc", "coherency", "complexity"),
+            *("pointing", "covered", "diversity", "pointing_floor", "energy_floor", "covered_floor"),
+        )
     }
     counts = {name: RANDOM.integers(0, 9, pairs) for name in ("forward", "head", "backward")}
     flags = {name: RANDOM.random(pairs) < 0.6 for name in ("hit", "difficult", "correct")}
