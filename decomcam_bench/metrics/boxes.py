@@ -92,7 +92,7 @@ def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
     height, width = scores.shape
     image = (scores.astype(np.float64) * 255).astype(np.uint8)
     levels = (cuts * image.max()).astype(np.uint8)
-    rectangles: list[tuple[int, int, int, int]] = []
+    rectangles: list[Sequence[int]] = []
     starts, largest = [], []
     above = np.empty(image.shape, dtype=bool)
     for level in levels:
