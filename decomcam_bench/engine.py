@@ -164,7 +164,8 @@ class _Part:
         if not good:
             return
         model = self.group.model
-        tensors = model.prepare(torch.from_numpy(np.stack([image.pixels for _, image in good if image.pixels is not None])))
+        pixels = np.stack([image.pixels for _, image in good if image.pixels is not None])
+        tensors = model.prepare(torch.from_numpy(pixels))
         backbone = model.backbone(tensors, self.layers)
         pairs = [
             (slot, position, target)
@@ -295,7 +296,9 @@ class _Part:
             assert isinstance(metric, MapMetric)
             for row, reason, view in zip(rows, reasons, views, strict=True):
                 if metric.limit is None or row["position"] < metric.limit:
-                    outcome = Fail(reason) if reason else _guarded(metric, view)
+                    outcome = _guarded(metric, view)
+                    if reason and not isinstance(outcome, Skip):
+                        outcome = Fail(reason)
                     self.values[cell.key, planned.key].append({**row, **_record(outcome)})
 
     def _model_metric(
@@ -427,9 +430,8 @@ def frame(rows: list[Row]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=None if rows else list(_row(0, "", 0, "")))
     if rows:
         table = table.sort_values(["position", "class_id"], kind="stable").reset_index(drop=True)
-    return table.astype(
-        {"position": "int32", "class_id": "int32", "image_id": "str", "class_name": "str", "status": "str", "reason": "str"}
-    )
+    texts = dict.fromkeys(("image_id", "class_name", "status", "reason"), "str")
+    return table.astype({"position": "int32", "class_id": "int32", **texts})
 
 
 def _map_arrays(kept: list[tuple[Row, str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -95,7 +95,7 @@ class Custom(FileDataset):
         if not self._images:
             raise DataError(f"{self._file}: no image in it")
         found: set[tuple[str, bool]] = {(row.name, row.free) for rows in self._rows for row in rows if not row.error}
-        self._classes = sorted(found | {(name, False) for name in self._json_names})
+        self._classes = sorted(found.union((known, False) for known in self._json_names))
         self._class_of = {key: number for number, key in enumerate(self._classes)}
         self._image_folder = self._find_images()
 
@@ -274,6 +274,8 @@ def _csv_row(number: int, line: dict[str, Any]) -> _Row:
     label = f"line {number}"
     text, name = ((line.get(key) or "").strip() for key in ("text", "class"))
     error = "" if text or name else "neither a class nor a text"
+    if None in line:
+        error = "more fields than columns; a text with a comma needs quotes"
     written = [(line.get(key) or "").strip() for key in _BOX]
     box = None
     if any(written):
@@ -281,6 +283,4 @@ def _csv_row(number: int, line: dict[str, Any]) -> _Row:
             box = tuple(float(value) for value in written)
         except ValueError:
             error = error or f"the box ({', '.join(written)}) is not four numbers"
-    if None in line:
-        error = error or "more fields than columns; a text with a comma needs quotes"
     return _Row(label, text or name, bool(text), box, mask_file=(line.get("mask") or "").strip(), error=error)

@@ -206,6 +206,7 @@ class Method(abc.ABC):
         needs: what it reads beside images and activations: any of ``gradients``, ``score``,
             ``head``, ``object_masks`` and names of extras.
         ranked: whether :meth:`explain` depends on the rank.
+        default_rank: what a rank that is not named stands for, in a ranked method.
         score: what is differentiated and what masked images are scored with: ``logits``
             (100 cosine), ``cosine``, or ``softmax`` over the data set's prompts.
         version: raised when the maps change, since it is part of the cell key.
@@ -215,6 +216,7 @@ class Method(abc.ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     ranked: ClassVar[bool] = False
+    default_rank: ClassVar[int] = 10
     uses_layer: ClassVar[bool] = True
     random: ClassVar[bool] = False
     version: ClassVar[int] = 1

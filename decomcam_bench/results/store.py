@@ -132,7 +132,7 @@ class Cell:
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
     said = (schema.metadata or {}).get(b"decomcam_bench")
-    return bool(said) and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
+    return said is not None and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -210,7 +210,8 @@ class Store:
         try:
             write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
         except OSError as error:
-            raise StoreError(f"results={self.root}: cannot be written ({error.strerror}); name another folder") from error
+            reason = f"results={self.root}: cannot be written ({error.strerror}); name another folder"
+            raise StoreError(reason) from error
         return cell
 
     @contextlib.contextmanager

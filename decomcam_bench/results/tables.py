@@ -71,7 +71,7 @@ def load_table(
     rows = [_row(cell, details) for cell in cells]
     columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
     table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
-    return table.astype({"rank": "Int64", **{name: "Int64" for name in COUNTS[:-1]}})
+    return table.astype({"rank": "Int64", **dict.fromkeys(COUNTS[:-1], "Int64")})
 
 
 def _order(cell: Cell) -> tuple[str, str, str, str, int, str]:
