@@ -172,7 +172,7 @@ class PairMap:
     @cached_property
     def total(self) -> float:
         """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite."""
-        return float(self.original.sum(dtype=np.float64))
+        return float(cv2.sumElems(self.original)[0])
 
     @cached_property
     def flaw(self) -> str:

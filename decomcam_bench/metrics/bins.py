@@ -1,9 +1,10 @@
 """Deletion and insertion by the accuracy of the class: the DecomCAM authors' protocol.
 
 The accuracy of each class is that of the same run: the share of its pairs whose top class, over
-all prompts, is the pair's own (of the pairs that have a map). Classes fall into ten bins of accuracy, [0, 0.1), ..., [0.9, 1].
-Pairs that the model classifies wrongly count towards the accuracy and take no part in the rest.
-Each bin reports the mean over its pairs of insertion, deletion and overall = insertion - deletion.
+all prompts, is the pair's own (of the pairs that have a map). Classes fall into ten bins of
+accuracy, [0, 0.1), ..., [0.9, 1]. Pairs that the model classifies wrongly count towards the
+accuracy and take no part in the rest. Each bin reports the mean over its pairs of insertion,
+deletion and overall = insertion - deletion.
 """
 
 from __future__ import annotations

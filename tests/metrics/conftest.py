@@ -48,7 +48,9 @@ def single_peak(height: int, width: int, x: int, y: int) -> np.ndarray:
 
 def table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Records: one image a row and class 0 unless given."""
-    return pd.DataFrame([{"image_id": f"{i:05d}", "class_id": 0, "class_name": "thing", **r} for i, r in enumerate(rows)])
+    return pd.DataFrame(
+        [{"image_id": f"{i:05d}", "class_id": 0, "class_name": "thing", **r} for i, r in enumerate(rows)]
+    )
 
 
 class Counting:

@@ -52,8 +52,8 @@ def test_equal_to_gscorecam(reference: dict[str, np.ndarray], pairs: list[PairMa
     np.testing.assert_array_equal([o["threshold"] for o in outcomes], reference["gscorecam/otsu_threshold"])
 
 
-def _whole_image_contours(scores: np.ndarray, cut: float) -> list[tuple[int, int, int, int]]:
-    """Contours of the whole 8-bit map, as the reference searches them."""
+def _drawn(scores: np.ndarray, cut: float) -> list[tuple[int, int, int, int]]:
+    """Boxes at one threshold, drawn as the reference draws them."""
     image = (scores * 255).astype(np.uint8)
     above = (image > int(cut * image.max())).astype(np.uint8) * 255
     contours = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -63,7 +63,7 @@ def _whole_image_contours(scores: np.ndarray, cut: float) -> list[tuple[int, int
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_search_in_windows_finds_the_same_contours(seed: int) -> None:
+def test_boxes_of_all_thresholds_are_those_of_each(seed: int) -> None:
     random = np.random.default_rng(seed)
     coarse = random.random((7, 9)).astype(np.float64) ** 3
     scores = min_max(cv2.resize(coarse, (90, 70), interpolation=cv2.INTER_CUBIC if seed % 2 else cv2.INTER_NEAREST))
@@ -74,7 +74,7 @@ def test_search_in_windows_finds_the_same_contours(seed: int) -> None:
     ends = [*drawn.starts[1:].tolist(), len(drawn.boxes)]
     for place, cut in enumerate(cuts):
         boxes = [tuple(box) for box in drawn.boxes[drawn.starts[place] : ends[place]].tolist()]
-        assert sorted(boxes) == sorted(_whole_image_contours(scores, cut))
+        assert sorted(boxes) == sorted(_drawn(scores, cut))
         assert drawn.starts[place] <= drawn.largest[place] < ends[place]
 
 
@@ -190,7 +190,8 @@ def test_metrics_of_one_map_search_contours_once(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "options", [{"contours": "biggest"}, {"size": 0}, {"threshold_step": 0.0}, {"iou_levels": ()}, {"iou_levels": (50.0,)}]
+    "options",
+    [{"contours": "biggest"}, {"size": 0}, {"threshold_step": 0.0}, {"iou_levels": ()}, {"iou_levels": (50.0,)}],
 )
 def test_bad_options(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):

@@ -37,7 +37,10 @@ def test_equal_to_rise(reference: dict[str, np.ndarray], rise_model: Counting, s
     outcomes = Causal(preset="rise", step=step).evaluate_batch(own)
     for mode, name in (("del", "deletion"), ("ins", "insertion")):
         for place, outcome in enumerate(outcomes):
-            curve, area = reference[f"rise/{mode}_step{step}_scores"][place], reference[f"rise/{mode}_step{step}_auc"][place]
+            curve, area = (
+                reference[f"rise/{mode}_step{step}_scores"][place],
+                reference[f"rise/{mode}_step{step}_auc"][place],
+            )
             np.testing.assert_allclose(outcome[f"{name}_curve"], curve, atol=1e-5)
             assert outcome[name] == pytest.approx(area, abs=1e-5)
             assert outcome["overall"] == outcome["insertion"] - outcome["deletion"]
@@ -173,7 +176,9 @@ def test_invalid_and_nan_maps_are_failures_and_cost_nothing() -> None:
 
 def test_constant_map_and_one_pixel_image() -> None:
     model = Counting(torch.randn(2, 3, 4, 4))
-    (outcome,) = Causal(preset="steps20").evaluate_batch(batch(torch.ones(1, 4, 4), torch.randn(1, 3, 4, 4), model, [0]))
+    (outcome,) = Causal(preset="steps20").evaluate_batch(
+        batch(torch.ones(1, 4, 4), torch.randn(1, 3, 4, 4), model, [0])
+    )
     assert np.isfinite(outcome["deletion_curve"]).all()
     model = Counting(torch.randn(2, 3, 1, 1))
     (outcome,) = Causal(preset="rise").evaluate_batch(batch(torch.ones(1, 1, 1), torch.randn(1, 3, 1, 1), model, [0]))
@@ -185,7 +190,9 @@ def test_resolve_and_overrides() -> None:
     resolved = Causal(step=1792, blur_size=0).resolve(SimpleNamespace(causal_preset="rise"))
     assert (resolved.preset, resolved.step, resolved.blur_size, resolved.only_correct) == ("rise", 1792, 0, False)
     with pytest.raises(ConfigError, match="resolve"):
-        Causal().evaluate_batch(batch(torch.ones(1, 2, 2), torch.ones(1, 3, 2, 2), Counting(torch.ones(2, 3, 2, 2)), [0]))
+        Causal().evaluate_batch(
+            batch(torch.ones(1, 2, 2), torch.ones(1, 3, 2, 2), Counting(torch.ones(2, 3, 2, 2)), [0])
+        )
 
 
 def test_mean_over_pairs_and_directions() -> None:
@@ -224,3 +231,17 @@ def test_same_on_the_gpu() -> None:
         results.append(Causal(preset="steps20").evaluate_batch(own))
     for cpu, cuda in zip(*results, strict=True):
         np.testing.assert_allclose(cpu["deletion_curve"], cuda["deletion_curve"], atol=1e-4)
+
+
+def test_even_spacing_gives_the_short_last_step_a_full_trapezoid() -> None:
+    random = torch.Generator().manual_seed(4)
+    own = torch.rand(1, 5, 5, generator=random), torch.randn(1, 3, 5, 5, generator=random)
+    model = Counting(torch.randn(2, 3, 5, 5, generator=random) / 100)
+    # 8 pixels a step: points at 0, 8, 16, 24 and 25 of 25.
+    options = {"preset": "rise", "step": 358, "curves": "deletion"}
+    (even,) = Causal(area="even", **options).evaluate_batch(batch(*own, model, [0]))
+    (true,) = Causal(**options).evaluate_batch(batch(*own, model, [0]))
+    curve = even["deletion_curve"].astype(np.float64)
+    assert len(curve) == 5
+    assert even["deletion"] == pytest.approx((curve.sum() - curve[0] / 2 - curve[-1] / 2) / 4)
+    assert true["deletion"] == pytest.approx(np.dot(np.diff([0, 8, 16, 24, 25]) / 25, (curve[1:] + curve[:-1]) / 2))

@@ -52,7 +52,9 @@ def test_coherency_and_complexity_equal_the_grad_cam_package() -> None:
 
     outcomes = ADCC().evaluate_batch(batch(maps, images, model, classes, remap=remap))
     unit = _unit(maps)
-    expected = package.Coherency()(images, unit.numpy(), None, None, lambda input_tensor, targets: remap(input_tensor).numpy())
+    expected = package.Coherency()(
+        images, unit.numpy(), None, None, lambda input_tensor, targets: remap(input_tensor).numpy()
+    )
     np.testing.assert_allclose([o["coherency"] for o in outcomes], expected, atol=1e-5)
     np.testing.assert_allclose([o["complexity"] for o in outcomes], package.Complexity()(unit.numpy()), atol=1e-6)
     for o in outcomes:
@@ -112,7 +114,9 @@ def test_reasons() -> None:
 
 def test_constant_map_hides_the_image() -> None:
     _, images, model, classes = _case()
-    outcomes = ADCC().evaluate_batch(batch(torch.ones(5, 12, 12), images, model, classes, remap=lambda x: x.mean(dim=1)))
+    outcomes = ADCC().evaluate_batch(
+        batch(torch.ones(5, 12, 12), images, model, classes, remap=lambda x: x.mean(dim=1))
+    )
     assert outcomes[0]["complexity"] == 0
     assert outcomes[0]["coherency"] == 0.5
     assert outcomes[0]["masked"] == pytest.approx(0.25)

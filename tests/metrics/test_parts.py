@@ -88,7 +88,10 @@ def test_iou_threshold_is_chosen_over_the_data_set() -> None:
     curves[0][3], curves[0][10], curves[1][10] = 1.0, 0.6, 0.6
     scalars = dict.fromkeys(("pointing", "energy", "covered"), 0.5)
     floor = {f"{key}_floor": 0.1 for key in scalars}
-    rows = [{**scalars, **floor, "diversity": d, "iou": c, "iou_floor": c / 2} for c, d in zip(curves, (0.4, np.nan))]
+    rows = [
+        {**scalars, **floor, "diversity": d, "iou": c, "iou_floor": c / 2}
+        for c, d in zip(curves, (0.4, np.nan), strict=True)
+    ]
     values = PartAgreement().aggregate(table(rows))
     assert values["parts_iou"] == pytest.approx(0.6)
     assert values["parts_iou_floor"] == pytest.approx(0.3)
@@ -143,9 +146,7 @@ def test_reasons() -> None:
     assert (outcome["n_components"], outcome["n_parts"], outcome["pointing"]) == (1, 1, 1)
 
 
-@pytest.mark.parametrize(
-    "options", [{"assign_by": "iou"}, {"point_radius": 0.0}, {"tolerance": -1.0}, {"seed": -1}]
-)
+@pytest.mark.parametrize("options", [{"assign_by": "iou"}, {"point_radius": 0.0}, {"tolerance": -1.0}, {"seed": -1}])
 def test_bad_options(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         PartAgreement(**options)

@@ -17,8 +17,10 @@ def records(pairs: int) -> pd.DataFrame:
     """Records that hold the values of every metric."""
     scalar = {
         name: RANDOM.random(pairs)
-        for name in ("energy", "deletion", "insertion", "overall", "drop", "increase", "adcc", "coherency")
-        + ("complexity", "pointing", "covered", "diversity", "pointing_floor", "energy_floor", "covered_floor")
+        for name in (
+            *("energy", "deletion", "insertion", "overall", "drop", "increase", "adcc", "coherency", "complexity"),
+            *("pointing", "covered", "diversity", "pointing_floor", "energy_floor", "covered_floor"),
+        )
     }
     counts = {name: RANDOM.integers(0, 9, pairs) for name in ("forward", "head", "backward")}
     flags = {name: RANDOM.random(pairs) < 0.6 for name in ("hit", "difficult", "correct")}
@@ -106,4 +108,3 @@ def test_class_mean_and_ratio() -> None:
     np.testing.assert_allclose(class_mean(hits, counts, None), [0.75, np.nan])
     np.testing.assert_allclose(class_mean(hits, counts, 3), [0.5, np.nan])
     np.testing.assert_allclose(ratio(np.array([1.0, 2.0]), np.array([4.0, 0.0])), [0.25, np.nan])
-
