@@ -153,9 +153,11 @@ def measure(dataset: str, root: Path) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="default: all")
+    parser.add_argument("cases", nargs="*", help=f"{', '.join(CASES)}; default: all")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a limit is exceeded")
     arguments = parser.parse_args()
+    if unknown := [case for case in arguments.cases if case not in CASES]:
+        parser.error(f"unknown case '{unknown[0]}'; valid: {', '.join(CASES)}")
     failed = False
     for case in arguments.cases or CASES:
         dataset, make, most = CASES[case]
@@ -164,8 +166,8 @@ def main() -> int:
             figures = measure(dataset, Path(folder) / case)
         print(
             f"{case} ({made}): {figures['images']:,} images, {figures['boxes']:,} boxes; opened in "
-            f"{figures['open_s']:.2f} s with {figures['open_mib']:.0f} MiB; fingerprint {figures['fingerprint_s']:.2f} s; all "
-            f"samples {figures['all_samples_s']:.2f} s; peak {figures['all_mib']:.0f} MiB above the import"
+            f"{figures['open_s']:.2f} s with {figures['open_mib']:.0f} MiB; "
+            f"fingerprint {figures['fingerprint_s']:.2f} s; all samples {figures['all_samples_s']:.2f} s; peak {figures['all_mib']:.0f} MiB above the import"
         )
         failed |= figures["open_s"] > SECONDS or (most is not None and figures["open_mib"] > most)
     return int(failed and arguments.check)

@@ -85,7 +85,7 @@ class Custom(FileDataset):
             raise ConfigError(f"dataset.use={self.use}: valid: box, mask")
         self._file = self._annotation_file()
         self._problems: Sequence[Problem] = ()
-        self._json_names: Sequence[str] = ()
+        self._json_names: list[str] = []
         self._images: list[tuple[str, str, int, int, str]] = []
         self._rows: list[list[_Row]] = []
         if self._file.suffix.lower() == ".csv":
@@ -134,7 +134,7 @@ class Custom(FileDataset):
         index = CocoIndex.read(self._file, keep=("text", "caption"))
         self._problems = index.problems
         names = dict(index.categories)
-        self._json_names = tuple(names.values())
+        self._json_names = [*names.values()]
         self._images = [(one.image_id, one.file_name, one.width, one.height, one.error) for one in index.images]
         self._rows = [[_json_row(row, names) for row in rows] for rows in index.annotations]
 
