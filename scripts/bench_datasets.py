@@ -164,11 +164,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             made = make(Path(folder) / case)
             figures = measure(dataset, Path(folder) / case)
-        print(
-            f"{case} ({made}): {figures['images']:,} images, {figures['boxes']:,} boxes; opened in "
-            f"{figures['open_s']:.2f} s with {figures['open_mib']:.0f} MiB; "
-            f"fingerprint {figures['fingerprint_s']:.2f} s; all samples {figures['all_samples_s']:.2f} s; peak {figures['all_mib']:.0f} MiB above the import"
+        line = (
+            "{images:,} images, {boxes:,} boxes; opened in {open_s:.2f} s with {open_mib:.0f} MiB; fingerprint "
+            "{fingerprint_s:.2f} s; all samples {all_samples_s:.2f} s; peak {all_mib:.0f} MiB above the import"
         )
+        print(f"{case} ({made}): {line.format(**figures)}")
         failed |= figures["open_s"] > SECONDS or (most is not None and figures["open_mib"] > most)
     return int(failed and arguments.check)
 
