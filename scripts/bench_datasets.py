@@ -167,7 +167,8 @@ def main() -> int:
             figures = measure(dataset, Path(folder) / case)
         line = (
             "{images:,} images, {boxes:,} boxes; opened in {open_s:.2f} s ({cpu_s:.2f} s of CPU) with "
-            "{open_mib:.0f} MiB; fingerprint {fingerprint_s:.2f} s; all samples {all_samples_s:.2f} s; peak {all_mib:.0f} MiB above the import"
+            "{open_mib:.0f} MiB; fingerprint {fingerprint_s:.2f} s; all samples {all_samples_s:.2f} s; "
+            "peak {all_mib:.0f} MiB above the import"
         )
         print(f"{case} ({made}): {line.format(**figures)}")
         failed |= figures["cpu_s"] > SECONDS or (most is not None and figures["open_mib"] > most)
