@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from decomcam_bench import __version__
 from decomcam_bench.errors import UserError, did_you_mean
 
-COMMANDS = ("run", "table", "list", "show", "doctor", "data", "check", "baseline", "reproduce", "report")
+COMMANDS = ("run", "table", "list", "show", "doctor", "data", "check", "baseline", "reproduce", "report", "results")
 
 _EPILOG = """\
 examples:

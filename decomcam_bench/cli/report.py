@@ -16,7 +16,9 @@ _EXAMPLES = """\
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "report", "write a self-contained HTML report of a results store", _EXAMPLES)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for the pictures: where data lie, which device")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for the pictures: where data lie, which device"
+    )
     parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
     parser.add_argument("--out", metavar="FILE", help="the file (default: RESULTS/report.html)")
     parser.add_argument("--no-gallery", action="store_true", help="no pictures")
@@ -30,8 +32,6 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.results.report import write_report
 
     out = arguments.out or Path(arguments.results) / "report.html"
-    path = write_report(
-        arguments.results, out, arguments.overrides, not arguments.no_gallery, arguments.resamples
-    )
+    path = write_report(arguments.results, out, arguments.overrides, not arguments.no_gallery, arguments.resamples)
     print(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)", file=sys.stderr)
     return 0

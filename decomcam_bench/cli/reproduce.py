@@ -38,9 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.results.experiments import reproduce
     from decomcam_bench.results.tables import render
 
-    outcome = reproduce(
-        arguments.name, arguments.overrides, arguments.require_all, arguments.out, arguments.resamples
-    )
+    outcome = reproduce(arguments.name, arguments.overrides, arguments.require_all, arguments.out, arguments.resamples)
     for dataset, why in outcome.skipped.items():
         print(f"skipped {dataset}: {why}", file=sys.stderr)
     if not outcome.computed_images:

@@ -84,8 +84,15 @@ def bars(table: pd.DataFrame, names: Sequence[str], directions: Mapping[str, str
         for place, group in enumerate(groups):
             rows = table[table[series] == group].set_index("label").reindex(order)
             y = np.arange(len(order)) + (place - (len(groups) - 1) / 2) * thick
-            axis.barh(y, rows[name], thick * 0.9, color=colours[group]["color"], label=_plain(group), xerr=_errors(rows, name),
-                      error_kw={"elinewidth": 0.9, "ecolor": "#333333"})
+            axis.barh(
+                y,
+                rows[name],
+                thick * 0.9,
+                color=colours[group]["color"],
+                label=_plain(group),
+                xerr=_errors(rows, name),
+                error_kw={"elinewidth": 0.9, "ecolor": "#333333"},
+            )
         axis.set_yticks(np.arange(len(order)), [_plain(label) for label in order])
         axis.grid(axis="y", visible=False)
         axis.set_title(_title(name, directions))
@@ -133,12 +140,19 @@ def scatter(table: pd.DataFrame, xs: Sequence[str], ys: Sequence[str], direction
     """Quality (one panel each of ``ys``) against cost (each of ``xs``, logarithmic)."""
     xs = [x for x in xs if x in table and table[x].notna().any()]
     ys = [y for y in ys if y in table and table[y].notna().any()]
-    figure, axes = _panels(len(xs) * len(ys), 4.4, 3.4, columns=max(1, len(xs)))
+    figure, axes = _panels(len(xs) * len(ys), 4.0, 3.4, columns=len(xs) if len(xs) > 1 else 3)
     look = styles(list(table["label"]))
     for axis, (y, x) in zip(axes, [(y, x) for y in ys for x in xs], strict=True):
         for row in table.to_dict("records"):
             if not (math.isnan(row[x]) or math.isnan(row[y])):
-                axis.plot(row[x], row[y], linestyle="none", markersize=7, label=_plain(row["label"]), **look[str(row["label"])])
+                axis.plot(
+                    row[x],
+                    row[y],
+                    linestyle="none",
+                    markersize=7,
+                    label=_plain(row["label"]),
+                    **look[str(row["label"])],
+                )
         if (table[x].dropna() > 0).all():
             axis.set_xscale("log")
         axis.set_xlabel(_title(x, directions))
@@ -180,8 +194,15 @@ def floors(table: pd.DataFrame, names: Sequence[str], series: str, axis_label: s
             ((name, "components", PALETTE[0]), (f"{name}_floor", "displaced components", "#BBBBBB"))
         ):
             errors = _errors(table.set_index(series), column)
-            axis.bar(at + (place - 0.5) * 0.38, table[column], 0.36, color=colour, label=label, yerr=errors,
-                     error_kw={"elinewidth": 0.9, "ecolor": "#333333"})
+            axis.bar(
+                at + (place - 0.5) * 0.38,
+                table[column],
+                0.36,
+                color=colour,
+                label=label,
+                yerr=errors,
+                error_kw={"elinewidth": 0.9, "ecolor": "#333333"},
+            )
         axis.set_xticks(at, ticks)
         axis.grid(axis="x", visible=False)
         axis.set_xlabel(axis_label)
@@ -202,7 +223,9 @@ def curves(means: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     words = {"deletion": "share of pixels removed", "insertion": "share of pixels put in"}
     for axis, (curve, by_method) in zip(axes, means.items(), strict=True):
         for method, mean in by_method.items():
-            axis.plot(np.linspace(0, 1, len(mean)), mean, label=_plain(method), linewidth=1.5, color=look[method]["color"])
+            axis.plot(
+                np.linspace(0, 1, len(mean)), mean, label=_plain(method), linewidth=1.5, color=look[method]["color"]
+            )
         axis.set_xlabel(words.get(curve, "share of pixels"))
         axis.set_ylabel("score")
         axis.set_title(_title(curve, {"deletion": "lower", "insertion": "higher"}))

@@ -19,6 +19,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
+from decomcam_bench import registry
 from decomcam_bench.config import RunConfig, load_config
 from decomcam_bench.datasets.base import Target
 from decomcam_bench.errors import DataError
@@ -35,6 +36,7 @@ from decomcam_bench.results.values import evaluated, metric_of, metric_records
 #: Longest side of a picture, in pixels.
 SIDE = 192
 _FOCUS = "decomcam"
+_CONTROLS = ("center", "random", "edges", "oracle")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Gallery:
 
 def pair_values(cell: Cell) -> dict[str, pd.Series]:
     """Values of every pair that a gallery can be ordered by, by column label: (position, class_id) -> value."""
-    found = {}
+    found: dict[str, pd.Series] = {}
     for key, content in cell.metrics().items():
         if not is_complete(cell, key):
             continue
@@ -119,9 +121,7 @@ def pick(values: Mapping[str, pd.Series], focus: str, each: int) -> dict[str, li
     return picked
 
 
-def make_gallery(
-    cells: Sequence[Cell], overrides: Sequence[str] = (), each: int = 3, most_methods: int = 7
-) -> Gallery:
+def make_gallery(cells: Sequence[Cell], overrides: Sequence[str] = (), each: int = 3, most_methods: int = 7) -> Gallery:
     """The gallery of cells over the same images and model.
 
     Args:
@@ -164,12 +164,25 @@ def make_gallery(
 
 
 def _one_a_method(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell a method; of several the one whose rank the method itself would choose, or the first."""
+    """One cell a method, DecomCAM first and controls last; of several ranks the method's own choice."""
     found: dict[str, Cell] = {}
-    for cell in sorted(cells, key=lambda c: (any(str(w).startswith(("rank=", "layer=")) for w in c.display["overrides"]))):
+    for cell in sorted(cells, key=lambda cell: not _own_choice(cell)):
         found.setdefault(str(cell.display["method"]), cell)
-    controls = ("center", "random")
-    return sorted(found.values(), key=lambda c: (str(c.display["method"]) in controls, not str(c.display["method"]).startswith(_FOCUS)))
+
+    def order(cell: Cell) -> tuple[bool, bool]:
+        name = str(cell.display["method"])
+        return name in _CONTROLS, not name.startswith(_FOCUS)
+
+    return sorted(found.values(), key=order)
+
+
+def _own_choice(cell: Cell) -> bool:
+    """Whether a cell has the rank and the layer that nobody had to name."""
+    method = registry.implementation("method", cell.identity["method"]["impl"])
+    usual = getattr(method, "default_rank", None)
+    return cell.identity["rank"] == usual and not any(
+        str(word).startswith("layer=") for word in cell.display["overrides"]
+    )
 
 
 def _plan(cells: Sequence[Cell], overrides: Sequence[str]) -> tuple[Any, list[PlannedCell] | None]:
@@ -252,7 +265,9 @@ def _strip(
         value = values[cell.key]
         rank = f" rank {cell.display['rank']}" if cell.display["rank"] else ""
         note = "no map" if value is None or np.isnan(value) else f"{abs(value):.3f}"
-        pictures.append(Picture(_overlay(explained.image, explained.map(place)), f"{cell.display['method']}{rank}", note))
+        pictures.append(
+            Picture(_overlay(explained.image, explained.map(place)), f"{cell.display['method']}{rank}", note)
+        )
     return Strip(f"{explained.image_id}, {explained.target.class_name}", pictures)
 
 
@@ -291,13 +306,18 @@ def _matched(maps: np.ndarray, target: Target) -> dict[int, str]:
         return {}
     overlap, _ = overlaps(maps[usable].astype(np.float32), np.stack([mask for _, mask in visible]))
     rows, columns = linear_sum_assignment(overlap, maximize=True)
-    return {usable[row]: f"{visible[column][0]} ({overlap[row, column]:.2f})" for row, column in zip(rows, columns, strict=True)}
+    return {
+        usable[row]: f"{visible[column][0]} ({overlap[row, column]:.2f})"
+        for row, column in zip(rows, columns, strict=True)
+    }
 
 
 def _small(image: np.ndarray) -> Image.Image:
     picture = Image.fromarray(np.ascontiguousarray(image))
     scale = SIDE / max(picture.size)
-    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BILINEAR)
+    return picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BILINEAR
+    )
 
 
 def _url(picture: Image.Image) -> str:

@@ -101,13 +101,17 @@ def write_report(
         if gallery:
             section.gallery = _gallery(block, overrides)
         sections.append(section)
-    text = _environment().get_template("report.html.j2").render(
-        sections=sections,
-        cells=[_provenance(cell) for cell in cells.values()],
-        runs=store.runs()[-50:][::-1],
-        unfinished=unfinished(results),
-        version=__version__,
-        pairs=int(table["n_expected"].sum()),
+    text = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            sections=sections,
+            cells=[_provenance(cell) for cell in cells.values()],
+            runs=store.runs()[-50:][::-1],
+            unfinished=unfinished(results),
+            version=__version__,
+            pairs=int(table["n_expected"].sum()),
+        )
     )
     try:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +135,9 @@ def _environment() -> jinja2.Environment:
 def _leaderboard(
     table: pd.DataFrame, better: Mapping[str, str], detail: set[str]
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    shown = [name for name in layout.numbers(table) if name in better and name not in detail and table[name].notna().any()]
+    shown = [
+        name for name in layout.numbers(table) if name in better and name not in detail and table[name].notna().any()
+    ]
     if not shown:
         shown = [name for name in layout.numbers(table) if name in better and table[name].notna().any()][:6]
     names = ["method", "layer", "rank", *shown, "n_expected", "n_failed", "key"]
@@ -154,21 +160,38 @@ def _entries(table: pd.DataFrame, name: str, direction: str) -> list[dict[str, A
                 interval = f"{low[row]:.3f} – {high[row]:.3f}"
             text = "" if empty else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
             made.append(
-                {"text": text, "sort": "" if empty else repr(float(value)), "interval": interval, "place": place, "numeric": True}
+                {
+                    "text": text,
+                    "sort": "" if empty else repr(float(value)),
+                    "interval": interval,
+                    "place": place,
+                    "numeric": True,
+                }
             )
         else:
             empty = value is None or value is pd.NA or value != value
             text = "" if empty else str(value)
-            made.append({"text": text, "sort": text, "interval": "", "place": 0, "numeric": name in ("rank", "n_expected", "n_failed")})
+            made.append(
+                {
+                    "text": text,
+                    "sort": text,
+                    "interval": "",
+                    "place": 0,
+                    "numeric": name in ("rank", "n_expected", "n_failed"),
+                }
+            )
     return made
 
 
 def _drawings(table: pd.DataFrame, cells: Sequence[Cell], better: Mapping[str, str], detail: set[str]) -> list[Drawing]:
-    plain = [name for name in layout.numbers(table) if name in better and name not in detail and table[name].notna().any()]
+    plain = [
+        name for name in layout.numbers(table) if name in better and name not in detail and table[name].notna().any()
+    ]
     quality = [name for name in plain if better[name] != "none" and not name.startswith("efficiency")][:_MOST_PANELS]
     identities = {cell.key: cell.identity for cell in cells}
     made: list[Drawing] = []
-    costs = chosen_numbers(table, ["efficiency_forward", "efficiency_pairs_per_second"])
+    known = chosen_numbers(table, ["efficiency_forward", "efficiency_pairs_per_second"])
+    costs = [name for name in known if table[name].notna().any()]
     if costs and quality:
         data = with_labels(table, identities)
         made.append(_drawing("Quality against cost", figures.scatter(data, costs, quality[:2], better)))
@@ -257,7 +280,9 @@ def _provenance(cell: Cell) -> dict[str, Any]:
     repeat = " ".join(["decomcam-bench run", *map(str, cell.display["overrides"]), f"metric={','.join(metrics)}"])
     return {
         "key": cell.key,
-        "label": " ".join(str(cell.display[n]) for n in ("method", "layer", "rank", "dataset", "model") if cell.display[n]),
+        "label": " ".join(
+            str(cell.display[n]) for n in ("method", "layer", "rank", "dataset", "model") if cell.display[n]
+        ),
         "repeat": repeat,
         "identity": json.dumps(cell.identity, indent=2, sort_keys=True),
     }

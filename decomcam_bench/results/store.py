@@ -199,7 +199,9 @@ class Store:
         except KeyError as error:
             raise StoreError(f"{file}: has no {error}; delete the folder and run again") from error
         if key_of(cell.identity) != key:
-            raise StoreError(f"{file}: describes cell {key_of(cell.identity)}, not {key}; delete the folder and run again")
+            raise StoreError(
+                f"{file}: describes cell {key_of(cell.identity)}, not {key}; delete the folder and run again"
+            )
         return cell
 
     def cells(self) -> list[Cell]:
@@ -221,7 +223,9 @@ class Store:
         try:
             write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
         except OSError as error:
-            raise StoreError(f"results={self.root}: cannot be written ({error.strerror}); name another folder") from error
+            raise StoreError(
+                f"results={self.root}: cannot be written ({error.strerror}); name another folder"
+            ) from error
         return cell
 
     @contextlib.contextmanager

@@ -22,7 +22,9 @@ _TOGETHER = 64
 K = TypeVar("K", bound=Hashable)
 
 
-def bootstrap_many(sums: Mapping[K, ImageSums], resamples: int = RESAMPLES, seed: int = 0) -> dict[K, dict[str, Interval]]:
+def bootstrap_many(
+    sums: Mapping[K, ImageSums], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[K, dict[str, Interval]]:
     """As :func:`~decomcam_bench.results.statistics.bootstrap` for each, drawing once for equal images."""
     found: dict[K, dict[str, Interval]] = {}
     for batch in _batches(sums):
@@ -152,7 +154,9 @@ def comparison_columns(
     return columns
 
 
-def _compare(cell: Cell, other: Cell, key: str, content: Mapping[str, Any], resamples: int, seed: int) -> dict[str, Any]:
+def _compare(
+    cell: Cell, other: Cell, key: str, content: Mapping[str, Any], resamples: int, seed: int
+) -> dict[str, Any]:
     both: list[pd.DataFrame] = [evaluated(metric_records(one, key)) for one in (cell, other)]
     empty = next((frame for frame in both if not len(frame)), None)
     if empty is not None:
