@@ -145,8 +145,8 @@ def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        newer = content["schema"] > SCHEMA
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        newer = content.get("schema", 0) > SCHEMA
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); delete its folder and run again") from error
     if newer:
         raise StoreError(

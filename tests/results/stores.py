@@ -60,7 +60,7 @@ def write_cell(
         "dataset": {"name": dataset, "images": images},
         "model": "m",
         "layer": layer,
-        "method": {"name": method},
+        "method": {"name": method, "impl": "decomcam_bench.methods.gradient:GradCAM"},
         "rank": rank,
         **identity,
     }
