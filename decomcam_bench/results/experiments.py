@@ -149,7 +149,7 @@ def _table(experiment: Experiment, results: str, keys: Sequence[str], resamples:
 def chosen_numbers(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """The numbers of a table that have one of the names, with or without ``[options]``."""
     own = layout.numbers(table)
-    return [label for name in names for label in own if label == name or label.partition("[")[0] == name]
+    return [label for name in names for label in own if layout.bare(label) == name]
 
 
 def _published(experiment: Experiment, row: Mapping[str, Any]) -> str:

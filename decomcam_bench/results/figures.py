@@ -51,7 +51,8 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _panels(count: int, width: float, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    across = min(columns, max(1, count))
+    # Two by two looks better than three and a lonely one.
+    across = 2 if count == 4 and columns == 3 else min(columns, max(1, count))
     down = -(-count // across)
     with drawing_style():
         figure = Figure(figsize=(width * across, height * down), layout="constrained")

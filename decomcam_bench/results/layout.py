@@ -63,9 +63,14 @@ def _split(values: str) -> list[str]:
     return words
 
 
+def bare(label: str) -> str:
+    """A label without its options: ``toybox`` of ``toybox[limit=24]``."""
+    return label.partition("[")[0] if label.endswith("]") else label
+
+
 def _matches(text: str, word: str) -> bool:
     literal = word.replace("[", "[[]")
-    return any(fnmatchcase(candidate, literal) for candidate in (text, text.partition("[")[0]))
+    return any(fnmatchcase(candidate, literal) for candidate in (text, bare(text)))
 
 
 def _text(value: Any) -> str:

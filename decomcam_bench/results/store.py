@@ -97,7 +97,7 @@ class Cell:
                 with np.load(self.part(stream, number), allow_pickle=False) as data:
                     return "image_index" in data.files
             return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
-        except (OSError, ValueError, KeyError, pa.ArrowException):
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return False
 
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -127,13 +127,14 @@ class Cell:
                 file = pq.ParquetFile(path, page_checksum_verification=True)
                 columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
                 table = file.read(columns)
-            except (OSError, pa.ArrowException) as error:
+                own, frame = _check(table.schema, self.key, stream, number), table.to_pandas()
+            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
                 raise StoreError(
                     f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
                 ) from error
-            if not _check(table.schema, self.key, stream, number):
+            if not own:
                 raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
-            frames.append(table.to_pandas())
+            frames.append(frame)
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

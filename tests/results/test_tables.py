@@ -261,3 +261,9 @@ def test_command_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
         error = capsys.readouterr().err
         assert says in error
         assert error.count("\n") == 1
+
+
+def test_options_in_brackets_are_no_part_of_a_name_but_counts_are(store: Path) -> None:
+    assert layout.bare("energy[limit=4]") == "energy"
+    assert layout.bare("energy[limit=4].n_failed") == "energy[limit=4].n_failed"
+    assert layout.bare("energy") == "energy"
