@@ -62,7 +62,7 @@ def load_table(
     details: bool = False,
     intervals: bool = False,
     reference: str | None = None,
-    resamples: int = 10_000,
+    resamples: int = 2_000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The table of a store, one row a cell; ``decomcam-bench table``. See the module for its columns.

@@ -82,7 +82,7 @@ def reproduce(
     overrides: Sequence[str] = (),
     require_all: bool = False,
     out: str | Path | None = None,
-    resamples: int = 10_000,
+    resamples: int = 2_000,
 ) -> Outcome:
     """Runs an experiment on the data sets that are there and writes its table and figure.
 
