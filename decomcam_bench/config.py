@@ -278,8 +278,10 @@ def _variants(
         own = {key: choices for key, choices in options.items() if _has_option(group, base, options, key)}
         reached.update(own)
         for combination in _product(own):
-            changed = {key.partition(".")[2]: value for key, value in combination.items()}
-            config = {**base, **changed}
+            named = {key.partition(".")[2]: value for key, value in combination.items()}
+            config = {**base, **named}
+            # An option that is set to what it was has changed nothing: equal cells have equal labels.
+            changed = {key: value for key, value in named.items() if key not in base or base[key] != value}
             if config.get("impl") == "???":
                 raise ConfigError(f"{group}={name} needs {group}.impl=package.module:Class")
             if name == "custom" and group == "method":
