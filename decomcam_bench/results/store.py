@@ -95,7 +95,7 @@ class Cell:
         try:
             if stream == "maps":
                 with np.load(self.part(stream, number), allow_pickle=False) as data:
-                    return "image_index" in data.files
+                    return {"image_index", "native", "mode", "size", "channels"} <= set(data.files)
             return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
         except (OSError, ValueError, KeyError, pa.ArrowException):
             return False
@@ -113,21 +113,26 @@ class Cell:
         Raises:
             StoreError: for a part that is damaged or belongs to another cell.
         """
-        frames = []
-        for number in range(self.parts):
-            path = self.part(stream, number)
-            if not path.exists():
-                continue
-            try:
-                table = pq.read_table(path, page_checksum_verification=True)
-            except (OSError, pa.ArrowException) as error:
-                raise StoreError(
-                    f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
-                ) from error
-            if not _check(table.schema, self.key, stream, number):
-                raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
-            frames.append(table.to_pandas())
+        present = [number for number in range(self.parts) if self.part(stream, number).exists()]
+        frames = [self.read_part(stream, number) for number in present]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def read_part(self, stream: str, number: int) -> pd.DataFrame:
+        """The records of one part that is there.
+
+        Raises:
+            StoreError: when it is damaged or belongs to another cell.
+        """
+        path = self.part(stream, number)
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
+            ) from error
+        if not _check(table.schema, self.key, stream, number):
+            raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
+        return table.to_pandas()
 
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
