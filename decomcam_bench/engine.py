@@ -23,10 +23,11 @@ from decomcam_bench.feed import Loaded, feed
 from decomcam_bench.kept import pack, work_of
 from decomcam_bench.methods.base import Explanation
 from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Work
+from decomcam_bench.models.clip import Passes
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, Plan, PlannedCell, PlannedMetric, make_plan, shared_cells
 from decomcam_bench.progress import progress
-from decomcam_bench.records import Row, frame, guarded, pair_row, record, view_of
+from decomcam_bench.records import Row, frame, judged, pair_row, record, view_of
 from decomcam_bench.remeasure import remeasure
 from decomcam_bench.results.store import RECORDS, part_size, seal
 
@@ -63,7 +64,7 @@ def execute(plan: Plan) -> RunResult:
     """Executes a plan on this machine."""
     keys = plan.config.keys
     began = time.monotonic()
-    result = RunResult([cell.key for cell in plan.cells])
+    result = RunResult([cell.key for cell in plan.cells], passes=Passes().as_dict())
     _be_repeatable()
     for group in plan.groups:
         parts = _open_parts(group, keys)
@@ -154,6 +155,7 @@ class _Part:
             (cell.key, metric.key): [] for cell in self.cells for metric in cell.metrics
         }
         self.maps: dict[str, list[tuple[int, int, str, np.ndarray]]] = {cell.key: [] for cell in self.cells}
+        self.without: dict[str, list[tuple[int, int]]] = {cell.key: [] for cell in self.cells}
         self.channels: dict[str, int] = {}
         self.pending: list[Future[None]] = []
         self.maker = EvidenceMaker(group.model, group.bank, keys.batch_size, group.seed)
@@ -169,7 +171,8 @@ class _Part:
         if not good:
             return
         model = self.group.model
-        tensors = model.prepare(torch.from_numpy(np.stack([image.pixels for _, image in good if image.pixels is not None])))
+        pixels = np.stack([image.pixels for _, image in good if image.pixels is not None])
+        tensors = model.prepare(torch.from_numpy(pixels))
         backbone = model.backbone(tensors, self.layers)
         pairs = [
             (slot, position, target)
@@ -264,6 +267,9 @@ class _Part:
                 for p, row in enumerate(rows)
                 if not reasons[p]
             ]
+            self.without[cell.key] += [
+                (row["position"], row["class_id"]) for p, row in enumerate(rows) if reasons[p]
+            ]
         by_map = [m for m in cell.metrics if isinstance(m.metric, MapMetric)]
         if by_map:
             parts = explanation.components if any("components" in m.metric.needs for m in by_map) else None
@@ -293,8 +299,8 @@ class _Part:
             assert isinstance(metric, MapMetric)
             for row, reason, view in zip(rows, reasons, views, strict=True):
                 if metric.limit is None or row["position"] < metric.limit:
-                    outcome = Fail(reason) if reason else guarded(metric, view)
-                    self.values[cell.key, planned.key].append({**row, **record(outcome)})
+                    outcome = judged(metric, view, reason)
+                    self.values[cell.key, planned.key].append({**row, **record(outcome, metric)})
 
     def _model_metric(
         self,
@@ -332,7 +338,7 @@ class _Part:
             outcomes = metric.evaluate_batch(pair_batch)
         for p in asked:
             outcome = Fail(reasons[p]) if reasons[p] else outcomes[p]
-            self.values[cell.key, planned.key].append({**rows[p], **record(outcome)})
+            self.values[cell.key, planned.key].append({**rows[p], **record(outcome, metric)})
 
     def seal(self, result: RunResult) -> None:
         """Waits for the metrics beside, then writes every stream that is missing."""
@@ -344,7 +350,8 @@ class _Part:
             for stream in cell.missing(self.number, self.keys.save_maps):
                 if stream == "maps":
                     side = self.group.model.input_size
-                    arrays = pack(self.maps[cell.key], (side, side), self.channels.get(cell.key, 0))
+                    channels = self.channels.get(cell.key, 0)
+                    arrays = pack(self.maps[cell.key], self.without[cell.key], (side, side), channels)
                     writes.append((cell.cell, stream, self.number, arrays))
                     continue
                 rows = self.rows[cell.key] if stream == RECORDS else self.values[cell.key, stream]

@@ -181,7 +181,9 @@ class EvidenceMaker:
             return
         what = "zero" if bool(torch.isfinite(gradients).all()) else "not finite"
         good = ", ".join(self._working_layers(batch, kind)) or "none of this model"
-        raise ModelError(f"layer={layer}: the gradients of {self.model.name} are {what} there; layers that work: {good}")
+        raise ModelError(
+            f"layer={layer}: the gradients of {self.model.name} are {what} there; layers that work: {good}"
+        )
 
     def _working_layers(self, batch: Batch, kind: str) -> list[str]:
         names = self.model.tower.layers

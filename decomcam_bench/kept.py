@@ -1,13 +1,14 @@
 """Kept maps: what ``save_maps=true`` writes, and metrics that are added to it without the model.
 
-``maps/part-*.npz`` of a cell, one file a part, uncompressed, without loss. Of the pairs that have a map:
+``maps/part-*.npz`` of a cell, one file a part, uncompressed, without loss:
 
-    image_index  int32 (n,)           position of the image in the run
+    image_index  int32 (n,)           of the pairs that have a map: position of the image in the run
     class_id     int32 (n,)
     native       float32 (n, h, w)    the map before upsampling: 196 bytes at 7 x 7
     mode         text                 how it is upsampled: bilinear, bicubic, or none
     size         int64 (2,)           of the model's input, (H, W)
     channels     int64                of the layer, for the passes that a map took
+    without_map  int32 (m, 2)         position and class id of the pairs whose map failed, their image sound
 
 The map at input resolution is ``upsample(native, size, mode)``, its negative values set to 0.
 """
@@ -44,6 +45,7 @@ class KeptMaps:
     mode: str
     size: tuple[int, int]
     channels: int
+    without_map: frozenset[tuple[int, int]]
 
     def at_input(self, chosen: Sequence[int], device: torch.device | str = "cpu") -> np.ndarray:
         """Some of the maps at the model's input resolution, as a run computes them: float32 (n, H, W)."""
@@ -52,13 +54,17 @@ class KeptMaps:
 
 
 def pack(
-    kept: Sequence[tuple[int, int, str, np.ndarray]], size: tuple[int, int], channels: int
+    kept: Sequence[tuple[int, int, str, np.ndarray]],
+    without: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    channels: int,
 ) -> dict[str, np.ndarray]:
     """The arrays of a part.
 
     Args:
         kept: image position, class id, mode and native map, float32 (h, w), of each pair with a map.
             Where pairs differ in mode or size all are kept at the model's input resolution.
+        without: image position and class id of each pair whose map failed.
     """
     forms = {(mode, native.shape) for _, _, mode, native in kept}
     mode = next(iter(forms))[0] if len(forms) == 1 else "none"
@@ -72,6 +78,7 @@ def pack(
         "mode": np.array(mode),
         "size": np.array(size, dtype=np.int64),
         "channels": np.array(channels, dtype=np.int64),
+        "without_map": np.array(without, dtype=np.int32).reshape(-1, 2),
     }
 
 
@@ -92,6 +99,7 @@ def read_maps(cell: Cell, part: int) -> KeptMaps:
                 str(data["mode"]),
                 (height, width),
                 int(data["channels"]),
+                frozenset((int(position), int(class_id)) for position, class_id in data["without_map"]),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(

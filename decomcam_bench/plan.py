@@ -5,6 +5,7 @@ Planning opens data sets and loads models (the key holds their fingerprints), bu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from decomcam_bench.evidence import check_needs
 from decomcam_bench.kept import suffices
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
-from decomcam_bench.models.base import ModelSource
+from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_device
 from decomcam_bench.results.store import RECORDS, Cell, Store, key_of
 
@@ -191,8 +192,7 @@ def _plan_cell(
         "model": {**model_identity, "version": MODEL_VERSION},
         "layer": layer,
         "method": {
-            "impl": setting.method["impl"],
-            "version": method.version,
+            **_implementation(setting.method["impl"], method),
             **{name: _plain(value) for name, value in method.identity.items()},
         },
         "rank": rank,
@@ -226,7 +226,7 @@ def _plan_cell(
 def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> PlannedMetric:
     metric: Metric = registry.build("metric", choice.config).resolve(dataset)
     options = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.init and f.name != "name"}
-    identity = {"impl": choice.config["impl"], "version": metric.version, **options}
+    identity = {**_implementation(choice.config["impl"], metric), **options}
     suffix = label("", choice.changed)
     content = {
         "identity": identity,
@@ -239,6 +239,15 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
         ],
     }
     return PlannedMetric(key_of(identity), metric, content)
+
+
+def _implementation(path: str, made: Method | Metric) -> dict[str, Any]:
+    """What identifies the code: its version; for code from elsewhere, its source file too."""
+    identity: dict[str, Any] = {"impl": path, "version": made.version}
+    if not path.startswith("decomcam_bench."):
+        source = inspect.getsourcefile(type(made))
+        identity["source"] = hash_file(source) if source else ""
+    return identity
 
 
 def _plain(value: Any) -> Any:

@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.datasets.base import Target
-from decomcam_bench.metrics.base import Fail, MapMetric, Outcome, PairMap, Skip, Work
+from decomcam_bench.metrics.base import Fail, MapMetric, Metric, Outcome, PairMap, Skip, Work
 from decomcam_bench.models.geometry import Geometry
 
 Row = dict[str, Any]
 
 
-def pair_row(
-    position: int, image_id: str, class_id: int, class_name: str, status: str = "ok", reason: str = ""
-) -> Row:
+def pair_row(position: int, image_id: str, class_id: int, class_name: str, status: str = "ok", reason: str = "") -> Row:
     """What every record says of its pair."""
     return {
         "position": position,
@@ -28,24 +26,36 @@ def pair_row(
     }
 
 
-def record(outcome: Outcome) -> Row:
-    """Status, reason and values of an outcome; a value that is not finite is a failure."""
+def record(outcome: Outcome, metric: Metric) -> Row:
+    """Status, reason and values of an outcome; a value that is not finite is a failure.
+
+    NaN is none where the metric says that it may be (``undefined``).
+    """
     if isinstance(outcome, Skip):
         return {"status": "skipped", "reason": outcome.reason}
     if isinstance(outcome, Fail):
         return {"status": "failed", "reason": outcome.reason}
-    bad = [name for name, value in outcome.items() if isinstance(value, float) and not np.isfinite(value)]
+    bad = [
+        name
+        for name, value in outcome.items()
+        if isinstance(value, float) and not np.isfinite(value) and not (np.isnan(value) and name in metric.undefined)
+    ]
     if bad:
         return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}"}
     return {"status": "ok", "reason": "", **outcome}
 
 
-def guarded(metric: MapMetric, view: PairMap) -> Outcome:
-    """A pair that a metric cannot digest is a record, not the end of the run."""
+def judged(metric: MapMetric, view: PairMap, reason: str) -> Outcome:
+    """What a metric says of a pair whose map failed for ``reason`` (empty: it did not).
+
+    A pair that the protocol leaves out is left out whether it has a map or not. A pair that a metric
+    cannot digest is a record, not the end of the run.
+    """
     try:
-        return metric.evaluate(view)
+        outcome = metric.evaluate(view)
     except ValueError as error:
-        return Fail(" ".join(str(error).split()))
+        outcome = Fail(" ".join(str(error).split()))
+    return Fail(reason) if reason and not isinstance(outcome, Skip) else outcome
 
 
 def frame(rows: list[Row]) -> pd.DataFrame:

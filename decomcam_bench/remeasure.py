@@ -12,7 +12,7 @@ from decomcam_bench.kept import CHUNK, KeptMaps, read_maps, work_of
 from decomcam_bench.metrics.base import Fail, MapMetric, PairMap, Work
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, PlannedCell, PlannedMetric
-from decomcam_bench.records import Row, frame, guarded, pair_row, record, view_of
+from decomcam_bench.records import Row, frame, judged, pair_row, record, view_of
 from decomcam_bench.results.store import RECORDS, part_size, seal
 
 
@@ -55,22 +55,25 @@ def measure_kept(
     rows = [{**pair_row(0, "", 0, ""), **row} for row in records[list(pair_row(0, "", 0, ""))].to_dict("records")]
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
-        good = [row for row in chunk if row["status"] == "ok"]
         try:
-            chosen = [place[row["position"], row["class_id"]] for row in good]
+            chosen = [place[row["position"], row["class_id"]] for row in chunk if row["status"] == "ok"]
         except KeyError as error:
             raise StoreError(
                 f"{cell.cell.folder}: no kept map of pair {error}; delete its folder maps and run with save_maps=true"
             ) from error
         maps = iter(kept.at_input(chosen, group.model.device))
         for row in chunk:
-            view = None if row["status"] != "ok" else _kept_view(group, row, next(maps), work)
+            reason, view = row["reason"], None
+            if row["status"] == "ok":
+                view = _kept_view(group, row, next(maps), work)
+            elif (row["position"], row["class_id"]) in kept.without_map:
+                view = _kept_view(group, row, np.zeros(kept.size, np.float32), work)
             for planned in metrics:
                 metric = planned.metric
                 assert isinstance(metric, MapMetric)
                 if metric.limit is None or row["position"] < metric.limit:
-                    outcome = Fail(row["reason"]) if view is None else guarded(metric, view)
-                    values[planned.key].append({**row, **record(outcome)})
+                    outcome = Fail(reason) if view is None else judged(metric, view, reason)
+                    values[planned.key].append({**row, **record(outcome, metric)})
     return values
 
 

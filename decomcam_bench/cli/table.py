@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from decomcam_bench.cli import add_command
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _EXAMPLES = """\
   decomcam-bench table
   decomcam-bench table --results results/voc --format csv > voc.csv
   decomcam-bench table --details            also each metric's own counts and its secondary numbers
+  decomcam-bench table --intervals --reference decomcam --columns "pointing*,energy" --sort=-energy
+  decomcam-bench table --where dataset=voc,coco --rows method --columns energy --pivot dataset --format latex
   decomcam-bench table --format json        with the reasons of skipped and failed pairs
 """
 
@@ -18,20 +24,73 @@ _EXAMPLES = """\
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "table", "print the table of a results store", _EXAMPLES)
     parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
-    parser.add_argument("--format", choices=("md", "csv", "json"), default="md")
+    parser.add_argument("--format", choices=("md", "csv", "json", "latex", "html"), default="md")
     parser.add_argument("--details", action="store_true", help="secondary numbers and each metric's own counts")
+    add_shape(parser)
     parser.set_defaults(execute=execute)
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Options that say what of a table is shown."""
+    shape = parser.add_argument_group("what is shown")
+    shape.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUES", help="filter rows; repeatable")
+    shape.add_argument("--rows", metavar="NAMES", help="labels to show, of dataset,model,layer,method,rank")
+    shape.add_argument("--columns", metavar="NAMES", help="numbers to show, in this order; wildcards allowed")
+    shape.add_argument("--pivot", metavar="NAME", help="spread a label over columns, e.g. dataset")
+    shape.add_argument("--sort", metavar="NAMES", help="sort by columns; --sort=-NAME for descending")
+    sure = parser.add_argument_group("how sure the numbers are")
+    sure.add_argument("--intervals", action="store_true", help="95 %% intervals by resampling images")
+    sure.add_argument("--reference", metavar="METHOD", help="compare every method with this one, pair by pair")
+    sure.add_argument("--resamples", type=int, default=10_000, metavar="N")
+    sure.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples")
 
 
 def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.errors import StoreError
     from decomcam_bench.results.store import Store
-    from decomcam_bench.results.tables import load_table, render, unfinished
+    from decomcam_bench.results.tables import render, unfinished
 
     if not Store(arguments.results).cells():
         raise StoreError(f"--results {arguments.results}: no results there; `decomcam-bench run` makes some")
-    table = load_table(arguments.results, details=arguments.details)
+    table = shaped(arguments)
     print(render(table, arguments.format, arguments.results), end="")
     for line in unfinished(arguments.results):
         print(line, file=sys.stderr)
     return 0
+
+
+def shaped(arguments: argparse.Namespace) -> pd.DataFrame:
+    """The table that the options of :func:`add_shape` ask for."""
+    from decomcam_bench.results import layout
+    from decomcam_bench.results.tables import load_table
+
+    keys = None
+    if arguments.where:
+        keys = [str(key) for key in layout.where(labels_of(arguments.results), arguments.where)["key"]]
+    table = load_table(
+        arguments.results,
+        keys,
+        arguments.details,
+        arguments.intervals,
+        arguments.reference,
+        arguments.resamples,
+        arguments.seed,
+    )
+    if arguments.sort:
+        table = layout.sort(table, arguments.sort)
+    table = layout.choose(table, arguments.rows, arguments.columns)
+    return layout.pivot(table, arguments.pivot) if arguments.pivot else table
+
+
+def labels_of(results: str) -> pd.DataFrame:
+    """The labels and keys of a store's cells, in the order of its table; no records are read."""
+    import pandas as pd
+
+    from decomcam_bench.results.store import Store
+    from decomcam_bench.results.tables import IDENTITY, order
+
+    cells = sorted(Store(results).cells(), key=order)
+    return pd.DataFrame(
+        [{**{name: cell.display[name] for name in IDENTITY}, "key": cell.key} for cell in cells],
+        columns=[*IDENTITY, "key"],
+    ).astype({"rank": "Int64"})

@@ -87,6 +87,7 @@ class CocoIndex:
             elif "id" in row and _hashable(row["id"]) in seen:
                 row["error"] = f"{label}: the id occurs more than once"
             seen.add(_hashable(row.get("id")))
+            row["category_id"] = _hashable(row.get("category_id"))
             row["segmentation"] = _compact(row.get("segmentation"))
             annotations[place].append(row)
         categories = _categories(file, content["categories"])
@@ -163,14 +164,16 @@ def _compact(segmentation: Any) -> Any:
     """Polygons as arrays, a quarter of the memory of lists; anything odd stays for the check."""
     if not isinstance(segmentation, list):
         return segmentation
-    compact = []
-    for polygon in segmentation:
-        regular = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
-        try:
-            compact.append(np.array(polygon, dtype=np.float64) if regular else polygon)
-        except OverflowError:
-            compact.append(polygon)
-    return compact
+    return [_array(polygon) for polygon in segmentation]
+
+
+def _array(polygon: Any) -> Any:
+    try:
+        values = np.array(polygon)
+    except (ValueError, OverflowError):
+        return polygon
+    flat = isinstance(polygon, list) and values.ndim == 1 and values.dtype.kind in "iuf"
+    return values.astype(np.float64, copy=False) if flat else polygon
 
 
 def read_box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:

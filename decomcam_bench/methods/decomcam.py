@@ -57,7 +57,8 @@ class DecomCAM(Method):
     - ``decomcam_v25``: the fork of pytorch-grad-cam of 2024: 500 channels, masking of the normalised
       input, no blurred image, weights 0 below 0.001 and s / max(s) elsewhere. The fork scores with
       4.6 times the dot product of features that are not normalised; here :attr:`score` does.
-    - ``decomcam_pp``: the first with the channel weights of Grad-CAM++.
+    - ``decomcam_pp``: the first with the channel weights of Grad-CAM++, which depend on the scale of
+      the score; its code differentiates the cosine (``score=cosine``).
 
     Attributes:
         channels: class maps kept, all if the layer has fewer.
@@ -94,7 +95,6 @@ class DecomCAM(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients", "score"})
     ranked: ClassVar[bool] = True
-    default_rank: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -172,7 +172,7 @@ class PairMap:
     @cached_property
     def total(self) -> float:
         """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite."""
-        return float(self.original.sum(dtype=np.float64))
+        return float(cv2.sumElems(self.original)[0])
 
     @cached_property
     def flaw(self) -> str:
@@ -234,6 +234,8 @@ class Metric(abc.ABC):
         limit: score only the pairs of the first N images of the run, or all.
         version: raised when values change, since it is part of the metric key.
         needs: any of ``score`` (runs the model), ``components``, ``parts``, ``mask``, ``box``.
+        undefined: values that may be NaN for a pair, which then takes no part in their column; NaN
+            in any other value fails the pair.
     """
 
     name: str = ""
@@ -241,6 +243,7 @@ class Metric(abc.ABC):
 
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
+    undefined: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:

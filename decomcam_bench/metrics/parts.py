@@ -108,6 +108,7 @@ class PartAgreement(MapMetric):
     seed: int = 0
 
     needs: ClassVar[frozenset[str]] = frozenset({"components", "parts"})
+    undefined: ClassVar[frozenset[str]] = frozenset({"diversity"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

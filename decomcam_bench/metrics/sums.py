@@ -45,7 +45,11 @@ def sum_by_image(records: pd.DataFrame, values: np.ndarray | sparse.csr_matrix, 
     codes, image_ids = pd.factorize(records["image_id"], sort=True)
     places = (np.ones(len(codes)), (codes, np.arange(len(codes))))
     members = sparse.csr_matrix(places, shape=(len(image_ids), len(codes)))
-    return ImageSums(np.asarray(image_ids), members @ values, combine)
+    return ImageSums(
+        np.asarray(image_ids),
+        sparse.csr_matrix(members @ values) if sparse.issparse(values) else members @ values,
+        combine,
+    )
 
 
 def mean_sums(records: pd.DataFrame, value_of: Mapping[str, str]) -> ImageSums:

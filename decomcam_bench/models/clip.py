@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,10 +104,12 @@ class ClipModel:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision={precision}: valid: {', '.join(PRECISIONS)}")
         self.device = torch.device(device)
-        clip = clip.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.clip = clip
+        clip.eval().requires_grad_(False).to(device=self.device)
+        clip.to(memory_format=torch.channels_last)
+        self.clip: Any = clip
+        visual: Any = clip.visual
         self.tokenizer = tokenizer
-        self.tower: Tower = tower_of(clip.visual, name)
+        self.tower: Tower = tower_of(visual, name)
         self.name = name
         self.input_size = input_size
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))

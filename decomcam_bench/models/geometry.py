@@ -52,7 +52,7 @@ class Geometry:
     def offset(self) -> tuple[int, int]:
         """(x, y) of the input's corner in the resized image; as torchvision's centre crop."""
         width, height = self.resized
-        return int(round((width - self.size) / 2.0)), int(round((height - self.size) / 2.0))
+        return round((width - self.size) / 2.0), round((height - self.size) / 2.0)
 
     @property
     def visible(self) -> tuple[float, float, float, float]:

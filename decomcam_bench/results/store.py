@@ -20,6 +20,7 @@ import json
 import os
 import socket
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,9 @@ class Cell:
         try:
             if stream == "maps":
                 with np.load(self.part(stream, number), allow_pickle=False) as data:
-                    return {"image_index", "native", "mode", "size", "channels"} <= set(data.files)
+                    return {"image_index", "without_map", "native", "mode", "size", "channels"} <= set(data.files)
             return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
-        except (OSError, ValueError, KeyError, pa.ArrowException):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pa.ArrowException):
             return False
 
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -107,25 +108,34 @@ class Cell:
             found[file.parent.name] = _read_json(file)
         return dict(sorted(found.items(), key=lambda item: (item[1].get("position", 0), item[0])))
 
-    def read(self, stream: str) -> pd.DataFrame:
+    def read(self, stream: str, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
         """All records of a stream in order of image position.
+
+        Args:
+            stream: ``records`` or the key of a metric.
+            wanted: says of a column's name whether it is read; None for all. Curves are by far the
+                largest columns, and no aggregate needs them.
 
         Raises:
             StoreError: for a part that is damaged or belongs to another cell.
         """
         present = [number for number in range(self.parts) if self.part(stream, number).exists()]
-        frames = [self.read_part(stream, number) for number in present]
+        frames = [self.read_part(stream, number, wanted) for number in present]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    def read_part(self, stream: str, number: int) -> pd.DataFrame:
-        """The records of one part that is there.
+    def read_part(
+        self, stream: str, number: int, wanted: Callable[[str], bool] | None = None
+    ) -> pd.DataFrame:
+        """The records of one part that is there; arguments as :meth:`read`.
 
         Raises:
             StoreError: when it is damaged or belongs to another cell.
         """
         path = self.part(stream, number)
         try:
-            table = pq.read_table(path, page_checksum_verification=True)
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
+            table = file.read(columns)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
                 f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
@@ -137,15 +147,16 @@ class Cell:
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
     said = (schema.metadata or {}).get(b"decomcam_bench")
-    return bool(said) and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
+    return said is not None and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        newer = content["schema"] > SCHEMA
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); delete its folder and run again") from error
-    if content.get("schema", 0) > SCHEMA:
+    if newer:
         raise StoreError(
             f"{path}: written by a newer decomcam-bench (schema {content['schema']}, this one reads {SCHEMA}); "
             f"upgrade with pip install -U decomcam-bench"
@@ -192,9 +203,12 @@ class Store:
             return None
         content = _read_json(file)
         try:
-            return Cell(folder, content["identity"], content["display"], content["images"], content["part_images"])
+            cell = Cell(folder, content["identity"], content["display"], content["images"], content["part_images"])
         except KeyError as error:
             raise StoreError(f"{file}: has no {error}; delete the folder and run again") from error
+        if key_of(cell.identity) != key:
+            raise StoreError(f"{file}: describes cell {key_of(cell.identity)}, not {key}; delete the folder and run again")
+        return cell
 
     def cells(self) -> list[Cell]:
         """All cells, sorted by key."""
@@ -215,7 +229,8 @@ class Store:
         try:
             write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
         except OSError as error:
-            raise StoreError(f"results={self.root}: cannot be written ({error.strerror}); name another folder") from error
+            reason = f"results={self.root}: cannot be written ({error.strerror}); name another folder"
+            raise StoreError(reason) from error
         return cell
 
     @contextlib.contextmanager

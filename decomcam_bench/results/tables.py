@@ -10,16 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from decomcam_bench import registry
 from decomcam_bench.errors import ConfigError, StoreError, unknown
-from decomcam_bench.metrics.base import Metric
 from decomcam_bench.results.store import RECORDS, Cell, Store
+from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
 #: Columns that identify a row, in front of the metrics.
 IDENTITY = ("dataset", "model", "layer", "method", "rank")
 #: Columns behind the metrics: pairs for which a map was asked for and made, and the cell key.
 COUNTS = ("n_expected", "n_evaluated", "n_skipped", "n_failed", "key")
-FORMATS = ("md", "csv", "json")
+FORMATS = ("md", "csv", "json", "latex", "html")
 
 
 def load_records(results: str | Path, key: str, metric: str | None = None) -> pd.DataFrame:
@@ -50,7 +49,13 @@ def load_records(results: str | Path, key: str, metric: str | None = None) -> pd
 
 
 def load_table(
-    results: str | Path = "results", keys: Iterable[str] | None = None, details: bool = False
+    results: str | Path = "results",
+    keys: Iterable[str] | None = None,
+    details: bool = False,
+    intervals: bool = False,
+    reference: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """The table of a store.
 
@@ -58,23 +63,61 @@ def load_table(
         results: root of the store.
         keys: only these cells, in this order; all cells in the order of their labels by default.
         details: also the columns that metrics show on request, and each metric's own counts.
+        intervals: beside each number ``NAME_low`` and ``NAME_high``, 95 % by resampling images.
+        reference: a method; beside each number ``NAME_diff``, ``NAME_diff_low``, ``NAME_diff_high``
+            against it and ``NAME_p`` with Holm's correction over the table.
+        resamples, seed: of intervals and comparisons.
 
     Returns:
         One row a cell: :data:`IDENTITY`, one column a number of a metric, :data:`COUNTS`. A cell
         that is not finished has empty numbers and counts what it has so far.
+
+    Raises:
+        StoreError: for a part that is damaged or was written by a newer version.
+        ConfigError: for a reference method that is not there.
     """
     store = Store(results)
     if keys is None:
-        cells = sorted(store.cells(), key=_order)
+        cells = sorted(store.cells(), key=order)
     else:
         cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
     rows = [_row(cell, details) for cell in cells]
     columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
+    if intervals or reference:
+        columns = _add_uncertainty(rows, columns, cells, details, intervals, reference, resamples, seed)
     table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
-    return table.astype({"rank": "Int64", **{name: "Int64" for name in COUNTS[:-1]}})
+    return table.astype({"rank": "Int64", **dict.fromkeys(COUNTS[:-1], "Int64")})
 
 
-def _order(cell: Cell) -> tuple[str, str, str, str, int, str]:
+def _add_uncertainty(
+    rows: list[dict[str, Any]],
+    columns: list[str],
+    cells: Sequence[Cell],
+    details: bool,
+    intervals: bool,
+    reference: str | None,
+    resamples: int,
+    seed: int,
+) -> list[str]:
+    """Fills the rows with intervals and comparisons; the columns in their new order."""
+    from decomcam_bench.results.uncertainty import comparison_columns, interval_columns
+
+    extra: list[dict[str, float]] = [{} for _ in cells]
+    if intervals:
+        for own, found in zip(extra, interval_columns(cells, resamples, seed), strict=True):
+            own.update(found)
+    if reference:
+        for own, found in zip(extra, comparison_columns(cells, reference, resamples, seed, details), strict=True):
+            own.update(found)
+    names = {name for own in extra for name in own}
+    suffixes = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")
+    for row, own in zip(rows, extra, strict=True):
+        row.update(own)
+    return [name for column in columns for name in (column, *(f"{column}{s}" for s in suffixes if f"{column}{s}" in names))]
+
+
+def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
+    """What cells are sorted by: their labels, then their key."""
     display = cell.display
     return (
         str(display["dataset"]),
@@ -107,16 +150,9 @@ def reasons(records: pd.DataFrame) -> dict[str, int]:
     return {str(reason): int(count) for reason, count in bad.value_counts().sort_index().items()}
 
 
-def metric_of(content: Mapping[str, Any]) -> Metric:
-    """The metric that a store describes."""
-    return registry.build("metric", content["config"])
-
-
 def metric_values(cell: Cell, metric_key: str, content: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one metric of a complete cell, by column label."""
-    records = cell.read(metric_key)
-    evaluated = records[records["status"] == "ok"] if len(records) else records
-    found = metric_of(content).aggregate(evaluated)
+    found = metric_of(content).aggregate(evaluated(metric_records(cell, metric_key)))
     return {column["label"]: found[column["name"]] for column in content["columns"]}
 
 
@@ -128,10 +164,10 @@ def _row(cell: Cell, details: bool) -> dict[str, Any]:
         values = metric_values(cell, metric_key, content) if whole else {}
         row.update({name: values.get(name, math.nan) for name in shown})
         if details:
-            records = cell.read(metric_key)
+            records = metric_records(cell, metric_key)
             prefix = content["columns"][0]["label"]
             row.update({f"{prefix}.{name}": count for name, count in counts(records).items()})
-    row.update(counts(cell.read(RECORDS)))
+    row.update(counts(cell.read(RECORDS, lambda name: name == "status")))
     row["key"] = cell.key
     return row
 
@@ -153,13 +189,24 @@ def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[s
     return lines
 
 
+def directions(results: str | Path) -> dict[str, str]:
+    """Which way each number of a store is better, by its label: ``higher``, ``lower`` or ``none``."""
+    return {
+        column["label"]: column["direction"]
+        for cell in Store(results).cells()
+        for content in cell.metrics().values()
+        for column in content["columns"]
+    }
+
+
 def render(table: pd.DataFrame, form: str, results: str | Path | None = None) -> str:
     """The table as text.
 
     Args:
-        form: ``md`` (four significant digits), ``csv`` or ``json`` (every digit; ``json`` adds each
-            metric's own counts with their reasons).
-        results: the store, for ``json``.
+        form: ``md`` (four significant digits; with intervals a fixed number of decimals), ``csv``
+            or ``json`` (every digit; ``json`` adds each metric's own counts with their reasons),
+            ``latex`` (booktabs) or ``html``.
+        results: the store, for ``json``, and for the directions of ``latex`` and ``html``.
 
     Raises:
         ConfigError: for another form.
@@ -168,9 +215,16 @@ def render(table: pd.DataFrame, form: str, results: str | Path | None = None) ->
         return table.to_csv(index=False, lineterminator="\n")
     if form == "json":
         return json.dumps(_rows_for_json(table, results), indent=2) + "\n"
-    if form != "md":
+    if form not in FORMATS:
         raise ConfigError(unknown("format", form, FORMATS))
-    return _markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
+    from decomcam_bench.results import formats, layout
+
+    better = directions(results) if results is not None else {}
+    if form != "md":
+        return (formats.latex if form == "latex" else formats.html_table)(table, better)
+    if layout.belongs(table):
+        return formats.rich_markdown(table, better)
+    return markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
 
 
 def _cell_text(value: Any) -> str:
@@ -179,7 +233,8 @@ def _cell_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
     escaped = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in escaped) for i in range(len(header))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in escaped]
@@ -192,14 +247,14 @@ def _rows_for_json(table: pd.DataFrame, results: str | Path | None) -> list[dict
     store = Store(results) if results is not None else None
     for record in table.to_dict("records"):
         row: dict[str, Any] = {str(k): None if pd.isna(v) else v for k, v in record.items()}
-        cell = store.cell(str(row["key"])) if store else None
+        cell = store.cell(str(row["key"])) if store and "key" in row else None
         if cell is not None:
             maps = cell.read(RECORDS)
             row["complete"] = is_complete(cell)
             row["reasons"] = reasons(maps)
             row["metrics"] = {}
             for key, content in cell.metrics().items():
-                records = cell.read(key)
+                records = metric_records(cell, key)
                 row["metrics"][content["columns"][0]["label"]] = {
                     "key": key,
                     "name": content["name"],

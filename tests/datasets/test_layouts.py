@@ -80,7 +80,9 @@ def test_voc(tmp_path: Path, toybox: ToyBox) -> None:
     _same_boxes(dataset, toybox, list(drawn))
     _same_masks(dataset, toybox, list(drawn))
     for other in (root / "VOC2012", tmp_path):
-        assert VOC(root=str(other), year=2012, split="val", classes=NAMES, masks=True).fingerprint == dataset.fingerprint
+        assert (
+            VOC(root=str(other), year=2012, split="val", classes=NAMES, masks=True).fingerprint == dataset.fingerprint
+        )
 
 
 def test_coco(tmp_path: Path, toybox: ToyBox) -> None:

@@ -1,0 +1,54 @@
+"""``decomcam-bench check``: the regression gate."""
+
+from __future__ import annotations
+
+import argparse
+
+from decomcam_bench.cli import add_command
+
+_EXAMPLES = """\
+  decomcam-bench check --baseline results/baselines/toybox.json --results results/gate
+  decomcam-bench check --baseline base.json --summary "$GITHUB_STEP_SUMMARY"
+  decomcam-bench check --baseline base.json --tolerance energy=0.002 --tolerance "pointing*=0.1"
+
+exit status: 0 nothing is worse; 1 a number regressed or failed; 2 a number is missing or
+incomparable, or something is for you to mend. Tolerances: configs/gate/default.yaml.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = add_command(subparsers, "check", "compare a results store with a baseline", _EXAMPLES)
+    parser.add_argument("--baseline", required=True, metavar="FILE", help="made by `decomcam-bench baseline update`")
+    parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    parser.add_argument(
+        "--tolerances", default="default", metavar="NAME|FILE", help="a choice of configs/gate, or a YAML file"
+    )
+    parser.add_argument(
+        "--tolerance", action="append", default=[], metavar="COLUMN=AMOUNT", help="absolute; wildcards allowed; repeatable"
+    )
+    parser.add_argument("--summary", metavar="FILE", help="append a Markdown summary to this file")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.results.baseline import read_baseline
+    from decomcam_bench.results.findings import as_markdown, as_text
+    from decomcam_bench.results.regression import check, exit_status, read_tolerances
+
+    tolerances = read_tolerances(arguments.tolerances, arguments.tolerance)
+    findings = check(read_baseline(arguments.baseline), arguments.results, tolerances)
+    status = exit_status(findings)
+    print(as_text(findings), end="")
+    if arguments.summary:
+        _append(arguments.summary, as_markdown(findings, status))
+    return status
+
+
+def _append(path: str, text: str) -> None:
+    from decomcam_bench.errors import ConfigError
+
+    try:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise ConfigError(f"--summary {path}: cannot be written ({error.strerror})") from error

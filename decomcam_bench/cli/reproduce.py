@@ -1,0 +1,51 @@
+"""``decomcam-bench reproduce``: a named experiment, its table and its figure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from decomcam_bench.cli import add_command
+
+_EXAMPLES = """\
+  decomcam-bench reproduce                                  the names of the experiments
+  decomcam-bench reproduce localization                     on every data set that is there
+  decomcam-bench reproduce ablation_rank dataset=toybox     offline, in minutes
+  decomcam-bench reproduce faithfulness dataset=voc dataset.root=/data/VOCdevkit device=cuda --out paper/
+
+Data sets that are missing are named and skipped; with --require-all that is an error. A run that
+was stopped continues. Overrides come last and win.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = add_command(subparsers, "reproduce", "run a named experiment and write its table and figure", _EXAMPLES)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one of configs/experiment; without it they are listed")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of `decomcam-bench run`")
+    parser.add_argument("--require-all", action="store_true", help="a missing data set is an error")
+    parser.add_argument("--out", metavar="DIR", help="folder of table and figure (default: RESULTS/experiments/NAME)")
+    parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the intervals")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if arguments.name is None:
+        from decomcam_bench import registry
+
+        for name in registry.names("experiment"):
+            print(f"{name:18} {registry.read('experiment', name)['description']}")
+        return 0
+    from decomcam_bench.results.experiments import reproduce
+    from decomcam_bench.results.tables import render
+
+    outcome = reproduce(
+        arguments.name, arguments.overrides, arguments.require_all, arguments.out, arguments.resamples
+    )
+    for dataset, why in outcome.skipped.items():
+        print(f"skipped {dataset}: {why}", file=sys.stderr)
+    if not outcome.computed_images:
+        print("nothing to compute: the store has every record of this experiment", file=sys.stderr)
+    print(render(outcome.table, "md"), end="")
+    for file in outcome.files:
+        print(f"wrote {file}", file=sys.stderr)
+    return 0

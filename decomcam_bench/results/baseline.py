@@ -1,0 +1,170 @@
+"""Baselines: a store's numbers as one JSON file for git, with the values of every image.
+
+    {"schema": 1, "version": ..., "cells": [{
+        "key", "identity", "display", "n_expected", "n_failed",
+        "metrics": [{"key", "name", "identity",
+                     "columns": [{"name", "label", "direction", "value"}],
+                     "images": [...], "image_values": {name: [...]}}]}]}
+
+``value`` is exact. Values of images have seven significant digits, which is what differs between
+machines anyway. A baseline holds complete metrics of complete cells alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from decomcam_bench import __version__
+from decomcam_bench.errors import ConfigError, StoreError
+from decomcam_bench.results.store import RECORDS, Cell, Store
+from decomcam_bench.results.tables import counts, is_complete, order
+from decomcam_bench.results.values import evaluated, image_values, metric_of, metric_records
+
+SCHEMA = 1
+
+
+def make_baseline(results: str | Path, keys: Iterable[str] | None = None, images: bool = True) -> dict[str, Any]:
+    """The baseline of a store.
+
+    Args:
+        results: root of the store.
+        keys: only these cells; None for all.
+        images: keep the values of every image.
+
+    Raises:
+        StoreError: when the store is empty, a cell is not finished, or a key is not there.
+    """
+    store = Store(results)
+    if keys is None:
+        cells = sorted(store.cells(), key=order)
+    else:
+        cells = []
+        for key in keys:
+            cell = store.cell(key)
+            if cell is None:
+                raise StoreError(f"{results}: has no cell {key}; `decomcam-bench results list` names the keys")
+            cells.append(cell)
+    if not cells:
+        raise StoreError(f"{results}: no results there; `decomcam-bench run` makes some")
+    return {"schema": SCHEMA, "version": __version__, "cells": [_cell(cell, images) for cell in cells]}
+
+
+def _cell(cell: Cell, images: bool) -> dict[str, Any]:
+    if not is_complete(cell):
+        raise StoreError(f"cell {cell.key} is unfinished and cannot be a baseline; run its command again first")
+    found = counts(cell.read(RECORDS, lambda name: name == "status"))
+    metrics = []
+    for key, content in cell.metrics().items():
+        if not is_complete(cell, key):
+            raise StoreError(
+                f"cell {cell.key}: metric {content['name']} is unfinished and cannot be in a baseline; "
+                f"run its command again first"
+            )
+        metrics.append(_metric(cell, key, content, images))
+    return {
+        "key": cell.key,
+        "identity": dict(cell.identity),
+        "display": {name: value for name, value in cell.display.items() if name != "overrides"},
+        "n_expected": found["n_expected"],
+        "n_failed": found["n_failed"],
+        "metrics": metrics,
+    }
+
+
+def _metric(cell: Cell, key: str, content: Mapping[str, Any], images: bool) -> dict[str, Any]:
+    records = metric_records(cell, key)
+    metric = metric_of(content)
+    good = evaluated(records)
+    values = metric.aggregate(good)
+    judged = [c for c in content["columns"] if c["direction"] != "none" and not c.get("machine")]
+    made: dict[str, Any] = {
+        "key": key,
+        "name": content["name"],
+        "identity": content["identity"],
+        "n_failed": counts(records)["n_failed"],
+        "columns": [
+            {
+                "name": column["name"],
+                "label": column["label"],
+                "direction": column["direction"],
+                "value": _number(values[column["name"]]),
+            }
+            for column in judged
+        ],
+    }
+    if images and len(good):
+        each = image_values(metric.image_sums(good))
+        made["images"] = [str(name) for name in each.index]
+        made["image_values"] = {
+            column["name"]: [_number(float(f"{value:.7g}")) for value in each[column["name"]]] for column in judged
+        }
+    return made
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def write_baseline(path: str | Path, baseline: Mapping[str, Any]) -> None:
+    """Writes a baseline so that a change of one number is a change of few lines in git."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(_pretty(baseline) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--baseline {path}: cannot be written ({error.strerror})") from error
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """JSON with lists of plain values on one line."""
+    inner = indent + " "
+    if isinstance(value, Mapping) and value:
+        items = [f"{inner}{json.dumps(str(key))}: {_pretty(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return "[\n" + ",\n".join(inner + _pretty(item, inner) for item in value) + f"\n{indent}]"
+    return json.dumps(value)
+
+
+def read_baseline(path: str | Path) -> dict[str, Any]:
+    """A baseline from its file.
+
+    Raises:
+        ConfigError: when the file is missing, is no baseline, or is too new.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--baseline {path}: no such file; `decomcam-bench baseline update` writes one") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--baseline {path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+        raise ConfigError(f"--baseline {path}: is no baseline; `decomcam-bench baseline update` writes one")
+    if content["schema"] > SCHEMA:
+        raise ConfigError(
+            f"--baseline {path}: written by a newer decomcam-bench (schema {content['schema']}, this one reads "
+            f"{SCHEMA}); upgrade with pip install -U decomcam-bench"
+        )
+    _check_shape(path, content)
+    return content
+
+
+def _check_shape(path: str | Path, content: Mapping[str, Any]) -> None:
+    try:
+        if not content["cells"]:
+            raise ConfigError(f"--baseline {path}: has no cells, so nothing would be checked")
+        for cell in content["cells"]:
+            _ = cell["key"], cell["identity"], cell["n_expected"], cell["n_failed"]
+            _ = [cell["display"][name] for name in ("dataset", "model", "layer", "method", "rank")]
+            for metric in cell["metrics"]:
+                _ = metric["key"], metric["name"], metric["identity"], metric["n_failed"]
+                for column in metric["columns"]:
+                    _ = column["name"], column["label"], column["direction"], column["value"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"--baseline {path}: is damaged (no {error}); make it again with `baseline update`") from error

@@ -1,0 +1,160 @@
+"""Intervals and paired comparisons of a whole table."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.metrics.sums import ImageSums, Totals
+from decomcam_bench.results.statistics import RESAMPLES, Interval, bootstrap, compare, holm
+from decomcam_bench.results.store import Cell
+from decomcam_bench.results.tables import is_complete
+from decomcam_bench.results.values import evaluated, metric_of, metric_records
+
+#: Columns of sums that are resampled with the same draw; more would be rounded to float32.
+_TOGETHER = 64
+
+K = TypeVar("K", bound=Hashable)
+
+
+def bootstrap_many(sums: Mapping[K, ImageSums], resamples: int = RESAMPLES, seed: int = 0) -> dict[K, dict[str, Interval]]:
+    """As :func:`~decomcam_bench.results.statistics.bootstrap` for each, drawing once for equal images."""
+    found: dict[K, dict[str, Interval]] = {}
+    for batch in _batches(sums):
+        together = _beside([sums[key] for key in batch])
+        intervals = bootstrap(together, resamples, seed)
+        for place, key in enumerate(batch):
+            prefix = f"{place}\0"
+            found[key] = {
+                name.removeprefix(prefix): interval for name, interval in intervals.items() if name.startswith(prefix)
+            }
+    return found
+
+
+def _batches(sums: Mapping[K, ImageSums]) -> list[list[K]]:
+    """Keys with the same images, dense sums together up to a width; sparse ones alone."""
+    open_batches: dict[bytes, tuple[list[K], int]] = {}
+    batches: list[list[K]] = []
+    for key, own in sums.items():
+        width = own.sums.shape[1]
+        if sparse.issparse(own.sums):
+            batches.append([key])
+            continue
+        images = "\0".join(map(str, own.image_ids)).encode()
+        batch, used = open_batches.get(images, ([], 0))
+        if not batch or used + width > _TOGETHER:
+            batch, used = [], 0
+            batches.append(batch)
+        batch.append(key)
+        open_batches[images] = (batch, used + width)
+    return batches
+
+
+def _beside(several: Sequence[ImageSums]) -> ImageSums:
+    """Several sums over the same images as one; the columns of number i begin with ``i\\0``."""
+    ends = np.cumsum([own.sums.shape[1] for own in several])
+
+    def combine(totals: Totals) -> dict[str, np.ndarray]:
+        values = {}
+        for place, (own, end) in enumerate(zip(several, ends, strict=True)):
+            block = totals[:, end - own.sums.shape[1] : end]
+            values.update({f"{place}\0{name}": value for name, value in own.combine(block).items()})
+        return values
+
+    matrix = several[0].sums if len(several) == 1 else np.concatenate([own.sums for own in several], axis=1)
+    return ImageSums(several[0].image_ids, matrix, combine)
+
+
+def interval_columns(cells: Sequence[Cell], resamples: int = RESAMPLES, seed: int = 0) -> list[dict[str, float]]:
+    """For each cell ``LABEL_low`` and ``LABEL_high`` of every number: 95 % by resampling images."""
+    sums: dict[tuple[int, str], ImageSums] = {}
+    contents: dict[tuple[int, str], Mapping[str, Any]] = {}
+    for place, cell in enumerate(cells):
+        for key, content in cell.metrics().items():
+            records = evaluated(metric_records(cell, key)) if is_complete(cell, key) else ()
+            if len(records):
+                sums[place, key] = metric_of(content).image_sums(records)
+                contents[place, key] = content
+    columns: list[dict[str, float]] = [{} for _ in cells]
+    for (place, key), intervals in bootstrap_many(sums, resamples, seed).items():
+        for column in contents[place, key]["columns"]:
+            interval = intervals[column["name"]]
+            columns[place][f"{column['label']}_low"] = interval.low
+            columns[place][f"{column['label']}_high"] = interval.high
+    return columns
+
+
+def reference_cell(cell: Cell, cells: Sequence[Cell], reference: str) -> Cell | None:
+    """The cell of the reference method that a cell is compared with: same data set and model, and
+    of several the one at the same layer, then with the same rank.
+
+    Raises:
+        ConfigError: when several remain.
+    """
+    found = [
+        other
+        for other in cells
+        if other.display["method"] == reference
+        and all(other.display[name] == cell.display[name] for name in ("dataset", "model"))
+    ]
+    for name in ("layer", "rank"):
+        same = [other for other in found if other.display[name] == cell.display[name]]
+        found = same or found
+    if len(found) > 1:
+        keys = ", ".join(other.key for other in found)
+        raise ConfigError(
+            f"--reference {reference}: several cells could be meant for {cell.key} ({keys}); choose with --where"
+        )
+    return found[0] if found else None
+
+
+def comparison_columns(
+    cells: Sequence[Cell], reference: str, resamples: int = RESAMPLES, seed: int = 0, hidden: bool = False
+) -> list[dict[str, float]]:
+    """For each cell ``LABEL_diff``, ``LABEL_diff_low``, ``LABEL_diff_high`` and ``LABEL_p`` against the
+    reference on the pairs that both have; p with Holm's correction over all of them.
+
+    Args:
+        hidden: also compare the numbers that only details show.
+
+    Raises:
+        ConfigError: when no cell has the reference method, or several could be meant.
+    """
+    methods = list(dict.fromkeys(str(cell.display["method"]) for cell in cells))
+    if reference not in methods:
+        raise ConfigError(unknown("reference method", reference, methods))
+    columns: list[dict[str, float]] = [{} for _ in cells]
+    p_values: list[tuple[int, str, float]] = []
+    for place, cell in enumerate(cells):
+        other = reference_cell(cell, cells, reference)
+        if other is None or other.key == cell.key:
+            continue
+        shared = other.metrics()
+        for key, content in cell.metrics().items():
+            if key not in shared or not (is_complete(cell, key) and is_complete(other, key)):
+                continue
+            found = _compare(cell, other, key, content, resamples, seed)
+            for column in content["columns"]:
+                if column["direction"] == "none" or column.get("machine") or (column.get("detail") and not hidden):
+                    continue
+                made, label = found[column["name"]], column["label"]
+                columns[place].update(
+                    {f"{label}_diff": made.difference, f"{label}_diff_low": made.low, f"{label}_diff_high": made.high}
+                )
+                p_values.append((place, f"{label}_p", made.p))
+    for (place, name, _), adjusted in zip(p_values, holm([p for _, _, p in p_values]), strict=True):
+        columns[place][name] = float(adjusted)
+    return columns
+
+
+def _compare(cell: Cell, other: Cell, key: str, content: Mapping[str, Any], resamples: int, seed: int) -> dict[str, Any]:
+    both: list[pd.DataFrame] = [evaluated(metric_records(one, key)) for one in (cell, other)]
+    empty = next((frame for frame in both if not len(frame)), None)
+    if empty is not None:
+        both = [frame.head(0) if len(frame) else frame.reindex(columns=["image_id", "class_id"]) for frame in both]
+    return compare(metric_of(content), both[0], both[1], resamples, seed)

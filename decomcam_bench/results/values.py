@@ -1,0 +1,64 @@
+"""Reading a metric's records back: what a store describes, as objects and as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from decomcam_bench import registry
+from decomcam_bench.metrics.base import Metric
+from decomcam_bench.metrics.sums import ImageSums
+from decomcam_bench.results.store import Cell
+
+#: Rows of sums that are made dense at a time.
+_ROWS = 1024
+
+
+def metric_of(content: Mapping[str, Any]) -> Metric:
+    """The metric that a ``metric.json`` describes."""
+    return registry.build("metric", content["config"])
+
+
+def without_curves(name: str) -> bool:
+    """Whether a value is no curve; what aggregates read."""
+    return not name.endswith("_curve")
+
+
+def metric_records(cell: Cell, metric_key: str) -> pd.DataFrame:
+    """All records of a metric of a cell, curves left out."""
+    return cell.read(metric_key, without_curves)
+
+
+def evaluated(records: pd.DataFrame) -> pd.DataFrame:
+    """The records that have values."""
+    return records[records["status"] == "ok"] if len(records) else records
+
+
+def labels(content: Mapping[str, Any]) -> dict[str, str]:
+    """From a metric's column names to the labels that tables show."""
+    return {column["name"]: column["label"] for column in content["columns"]}
+
+
+def image_values(sums: ImageSums) -> pd.DataFrame:
+    """Each column of a metric on every image alone.
+
+    For a mean over pairs this is the mean over the image's pairs; for the best of several
+    thresholds it is the image's own best.
+
+    Returns:
+        One row an image (index ``image_id``), one column a number; NaN where the image has none.
+    """
+    blocks = [sums.combine(block) for block in _dense_blocks(sums.sums)]
+    names = list(blocks[0]) if blocks else []
+    values = {name: np.concatenate([block[name] for block in blocks]) for name in names}
+    return pd.DataFrame(values, index=pd.Index(sums.image_ids, name="image_id"))
+
+
+def _dense_blocks(matrix: np.ndarray | sparse.csr_matrix) -> Iterator[np.ndarray]:
+    for start in range(0, matrix.shape[0], _ROWS):
+        block = matrix[start : start + _ROWS]
+        yield block.toarray() if sparse.issparse(block) else block
