@@ -64,7 +64,7 @@ def execute(plan: Plan) -> RunResult:
     """Executes a plan on this machine."""
     keys = plan.config.keys
     began = time.monotonic()
-    result = RunResult([cell.key for cell in plan.cells], passes=Passes().as_dict())
+    result = RunResult([cell.key for cell in plan.cells])
     _be_repeatable()
     for group in plan.groups:
         parts = _open_parts(group, keys)
@@ -90,6 +90,7 @@ def execute(plan: Plan) -> RunResult:
                 ) from error
     result.seconds = time.monotonic() - began
     if result.computed_images:
+        result.passes = result.passes or Passes().as_dict()
         plan.store.write_run(_run_record(plan, result))
     return result
 

@@ -253,7 +253,12 @@ class Store:
                 stack.callback(lock.release)
                 write_json(
                     cell.folder / "holder.json",
-                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")},
+                    {
+                        "schema": SCHEMA,
+                        "pid": os.getpid(),
+                        "host": socket.gethostname(),
+                        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                    },
                 )
                 for leftover in cell.folder.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)
