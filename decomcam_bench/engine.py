@@ -81,7 +81,7 @@ def execute(plan: Plan) -> RunResult:
                 cell.done = {stream: cell.cell.sealed(stream) for stream in cell.streams(keys.save_maps)}
                 cell.kept = cell.cell.sealed("maps")
             try:
-                result.computed_images += remeasure(group, keys.save_maps)
+                result.computed_images += remeasure(group, keys.save_maps, keys.strict)
                 _sweep(group, keys, result)
             except torch.OutOfMemoryError as error:
                 raise UserError(
