@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from decomcam_bench.cli import main
 from decomcam_bench.config import load_config
 from decomcam_bench.dryrun import describe
-from decomcam_bench.errors import StoreError
+from decomcam_bench.errors import StoreError, StrictError
 from decomcam_bench.kept import pack, read_maps
 from decomcam_bench.methods.base import Explanation
 from decomcam_bench.plan import make_plan
@@ -112,6 +113,52 @@ def _first_file(folder):
     assert main(["data", "export-pairs", "limit=5", "--out", str(folder / "pairs.csv")]) == 0
     with open(folder / "pairs.csv", newline="") as stream:
         return folder / "maps" / next(csv.DictReader(stream))["file"]
+
+
+@pytest.fixture
+def own_images(tmp_path):
+    """Pictures in folders of odd names; one is cut off behind its header, one has no good annotation."""
+    folder = tmp_path / "data"
+    rows = ["image,class,x0,y0,x1,y1"]
+    for number, name in enumerate(["a b/1.png", "ü%2F/2.png", "3.png", "4.png"]):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (60 + 7 * number, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        box = "5,5,5,5" if number == 3 else "5,6,40,50"
+        rows += [f"{name},house,{box}", f"{name},tree,20,10,70,55"]
+    data = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(data[: len(data) // 2])
+    (folder / "annotations.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_lost_images_and_odd_names(bench, own_images, tmp_path) -> None:
+    """Images that cannot be used are failures in added metrics as in fresh ones; ids never become paths."""
+    run = ("dataset=custom", f"dataset.root={own_images}", "model=toyclip", "device=cpu", "method=gradcam")
+    metrics = "metric=energy,maxboxacc,efficiency"
+    _, table = bench(tmp_path / "kept", *run, "metric=pointing", "save_maps=true")
+    assert int(table["n_failed"].iloc[0]) >= 3
+    with pytest.raises(StrictError, match="strict=true"):
+        bench(tmp_path / "kept", *run, metrics, "strict=true")
+    added, own = bench(tmp_path / "kept", *run, metrics)
+    assert set(added.passes.values()) == {0}
+    bench(tmp_path / "fresh", *run, metrics)
+    ours = frames(tmp_path / "kept")
+    for place, frame in frames(tmp_path / "fresh").items():
+        pd.testing.assert_frame_equal(ours[place], frame, check_exact=True)
+    key, out = own["key"].iloc[0], tmp_path / "maps"
+    assert main(["data", "export-maps", key, "--results", str(tmp_path / "kept"), "--out", str(out)]) == 0
+    assert "a%20b%2F1.png__0.npy" in {file.name for file in out.iterdir()}
+    _, again = bench(tmp_path / "again", *run[:-1], "method=files", f"maps.dir={out}", "metric=energy,maxboxacc")
+    for name in ("energy", "maxboxacc", "n_expected", "n_evaluated", "n_skipped", "n_failed"):
+        assert again[name].iloc[0] == own[name].iloc[0]
+    pairs = tmp_path / "pairs.csv"
+    assert main(["data", "export-pairs", "dataset=custom", f"dataset.root={own_images}", "--out", str(pairs)]) == 0
+    with open(pairs, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0]["image"] == str(own_images / "a b" / "1.png")
+    assert {file.name for file in out.iterdir()} <= {row["file"] for row in rows}
 
 
 def test_a_damaged_part_is_one_line(stores, bench, tmp_path) -> None:
