@@ -7,7 +7,8 @@
 Makes synthetic annotation of the size of COCO val2017 (5,000 images, about 37,000 annotations with
 polygons) and of ImageNet val (50,000 images; wsolevaluation's metadata, and XML), opens each in a
 fresh process, and prints the seconds and the memory above what importing the package takes. With
-``--check`` the exit status is 1 if a limit is exceeded: 3 s, and 300 MiB for COCO.
+``--check`` the exit status is 1 if a limit is exceeded: 3 s of CPU time, which unlike the time on the
+clock does not depend on what else the machine does, and 300 MiB for COCO.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def peak():
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 before = peak()
-start = time.perf_counter()
+start, busy = time.perf_counter(), time.process_time()
 dataset = registry.build("dataset", {**registry.read("dataset", name), "root": root})
-opened = time.perf_counter() - start
+opened, busy = time.perf_counter() - start, time.process_time() - busy
 memory = peak() - before
 start = time.perf_counter()
 dataset.fingerprint
@@ -49,7 +50,7 @@ start = time.perf_counter()
 samples = [dataset.sample(index) for index in range(len(dataset))]
 read = time.perf_counter() - start
 boxes = sum(len(target.boxes) for sample in samples for target in sample.targets)
-print(json.dumps({"images": len(dataset), "boxes": boxes, "open_s": opened, "open_mib": memory,
+print(json.dumps({"images": len(dataset), "boxes": boxes, "open_s": opened, "cpu_s": busy, "open_mib": memory,
                   "fingerprint_s": hashed, "all_samples_s": read, "all_mib": peak() - before}))
 """
 
@@ -153,21 +154,24 @@ def measure(dataset: str, root: Path) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="default: all")
+    parser.add_argument("cases", nargs="*", help=f"{', '.join(CASES)}; default: all")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a limit is exceeded")
     arguments = parser.parse_args()
+    if unknown := [case for case in arguments.cases if case not in CASES]:
+        parser.error(f"unknown case '{unknown[0]}'; valid: {', '.join(CASES)}")
     failed = False
     for case in arguments.cases or CASES:
         dataset, make, most = CASES[case]
         with tempfile.TemporaryDirectory() as folder:
             made = make(Path(folder) / case)
             figures = measure(dataset, Path(folder) / case)
-        print(
-            f"{case} ({made}): {figures['images']:,} images, {figures['boxes']:,} boxes; opened in "
-            f"{figures['open_s']:.2f} s with {figures['open_mib']:.0f} MiB; fingerprint {figures['fingerprint_s']:.2f} s; all "
-            f"samples {figures['all_samples_s']:.2f} s; peak {figures['all_mib']:.0f} MiB above the import"
+        line = (
+            "{images:,} images, {boxes:,} boxes; opened in {open_s:.2f} s ({cpu_s:.2f} s of CPU) with "
+            "{open_mib:.0f} MiB; fingerprint {fingerprint_s:.2f} s; all samples {all_samples_s:.2f} s; "
+            "peak {all_mib:.0f} MiB above the import"
         )
-        failed |= figures["open_s"] > SECONDS or (most is not None and figures["open_mib"] > most)
+        print(f"{case} ({made}): {line.format(**figures)}")
+        failed |= figures["cpu_s"] > SECONDS or (most is not None and figures["open_mib"] > most)
     return int(failed and arguments.check)
 
 

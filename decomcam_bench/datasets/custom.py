@@ -135,7 +135,7 @@ class Custom(FileDataset):
         index = CocoIndex.read(self._file, keep=("text", "caption"))
         self._problems = index.problems
         names = dict(index.categories)
-        self._json_names = list(names.values())
+        self._json_names = [*names.values()]
         self._images = [(one.image_id, one.file_name, one.width, one.height, one.error) for one in index.images]
         self._rows = [[_json_row(row, names) for row in rows] for rows in index.annotations]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from decomcam_bench.datasets.base import Dataset, Sample
 from decomcam_bench.datasets.coco import COCO
@@ -175,6 +176,33 @@ def test_images(voc_root: Path, damage: str) -> None:
         dataset.load_image(1)
     assert str(file) in str(caught.value)
     _others_survive(dataset, 1)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_orientation_leaves_boxes_where_they_are(tmp_path: Path, orientation: int) -> None:
+    """The annotated object is white: its box covers the white pixels of the stored picture only."""
+    root = layouts.write_voc(tmp_path, {})
+    folder = root / "VOC2012"
+    stored = np.zeros((60, 100, 3), np.uint8)
+    stored[8:24, 16:48] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (folder / "JPEGImages").mkdir()
+    Image.fromarray(stored).save(folder / "JPEGImages" / "1.jpg", exif=exif, quality=98)
+    (folder / "Annotations" / "1.xml").write_text(layouts.voc_xml([("house", (17, 9, 48, 24))], (100, 60)))
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("1\n")
+    dataset = _voc(root)
+    image, sample = dataset.load_image(0), dataset.sample(0)
+    inside = sample.targets[0].box_mask(sample.height, sample.width)
+    assert image.shape == (60, 100, 3)
+    assert image[inside].min() > 200
+    assert image[~inside].mean() < 5
+
+
+def test_split_file_that_is_no_text(voc_root: Path) -> None:
+    (voc_root / "VOC2012" / "ImageSets" / "Main" / "val.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"val\.txt: cannot be read"):
+        _voc(voc_root)
 
 
 def test_voc_without_stated_size_asks_the_image(voc_root: Path) -> None:
