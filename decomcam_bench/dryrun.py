@@ -55,13 +55,15 @@ def describe(plan: Plan) -> str:
             missing = sum(bool(cell.missing(part, save_maps)) for part in range(parts))
             maps = len(cell.done.get(RECORDS, ()))
             state = "done" if not missing else f"{parts - missing} of {parts} parts done"
-            if missing and maps == parts:
+            if missing and not any(cell.to_compute(part, save_maps) for part in range(parts)):
+                state += " (metrics to add to kept maps, without the model)"
+            elif missing and maps == parts:
                 state += " (maps known, metrics to add)"
             rank = f" rank {cell.rank}" if cell.rank else ""
             layer = f" {cell.layer}" if cell.layer else ""
             metrics = ", ".join(str(metric.content["name"]) for metric in cell.metrics)
             lines.append(f"  {cell.key}  {cell.display['method']}{layer}{rank}: {metrics}; {state}")
-        todo = {p for p in range(parts) if any(cell.missing(p, save_maps) for cell in group.cells)}
+        todo = {p for p in range(parts) if any(cell.to_compute(p, save_maps) for cell in group.cells)}
         passes = expected_passes(group, _sum(by_part[part] for part in todo), save_maps)
         for name, value in passes.as_dict().items():
             setattr(total, name, getattr(total, name) + value)

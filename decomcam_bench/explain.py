@@ -26,8 +26,8 @@ from decomcam_bench.config import RunConfig, Setting, load_config
 from decomcam_bench.datasets.base import Target
 from decomcam_bench.datasets.images import read_image
 from decomcam_bench.errors import ConfigError, DataError, did_you_mean
-from decomcam_bench.evidence import Batch, EvidenceMaker
-from decomcam_bench.methods.base import Evidence, Explanation, Method
+from decomcam_bench.evidence import Batch, EvidenceMaker, check_needs
+from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method
 from decomcam_bench.models.clip import ClipModel, TextBank, resolve_device
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import label
@@ -337,7 +337,7 @@ class _Session:
             share = (one.layer, one.method.score, one.setting.keys.seed)
             if share not in evidences:
                 maker = EvidenceMaker(self.model, self.bank, self.batch_size, share[2])
-                evidences[share] = maker.evidence(batch, one.layer, one.method.score)
+                evidences[share] = maker.evidence(batch, one.layer, one.method.score, frozenset(EXTRAS))
             ranks = [other.rank for other in asked if other.shared == one.shared]
             with torch.no_grad():
                 done[one.shared] = one.method.explain(evidences[share], ranks)
@@ -353,6 +353,7 @@ class _Session:
                 f"method={name} scores by a softmax over the texts; give a second text, or method.score=logits"
             )
         layer = self.model.tower.canonical(setting.keys.layer or self.default_layer) if method.uses_layer else ""
+        check_needs(self.model, method, layer)
         rank = (setting.keys.rank or method.default_rank) if method.ranked else None
         return _Asked(setting, method, layer, rank)
 

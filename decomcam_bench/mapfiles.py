@@ -115,6 +115,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
             key = "map" if "map" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
             if key is None:
                 raise MapMalformedError(f"{name} holds {len(loaded.files)} arrays, none named 'map'")
+            if not isinstance(loaded[key], np.ndarray):
+                raise MapMalformedError(f"{name} holds no array")
             return loaded[key]
     except MapMalformedError:
         raise

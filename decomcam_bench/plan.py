@@ -17,6 +17,7 @@ from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.subsets import Selection, select
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.evidence import check_needs
+from decomcam_bench.kept import suffices
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
 from decomcam_bench.models.base import ModelSource, hash_file
@@ -47,6 +48,7 @@ class PlannedCell:
         layer: canonical name; empty for a method that reads no layer.
         rank: None for a method without one.
         done: part numbers that the store already has, by stream.
+        kept: part numbers whose maps the store has kept.
     """
 
     identity: Mapping[str, Any]
@@ -57,6 +59,7 @@ class PlannedCell:
     metrics: list[PlannedMetric]
     cell: Cell | None = None
     done: dict[str, set[int]] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
 
     @property
     def key(self) -> str:
@@ -64,6 +67,20 @@ class PlannedCell:
 
     def streams(self, save_maps: bool) -> list[str]:
         return [RECORDS, *(["maps"] if save_maps else []), *(metric.key for metric in self.metrics)]
+
+    def from_kept(self, part: int, save_maps: bool) -> bool:
+        """Whether all that is missing of ``part`` follows from its kept maps, without the model."""
+        missing = self.missing(part, save_maps)
+        wanted = {metric.key: metric.metric for metric in self.metrics}
+        return (
+            all(stream in wanted and suffices(wanted[stream]) for stream in missing)
+            and part in self.done.get(RECORDS, set())
+            and part in self.kept
+        )
+
+    def to_compute(self, part: int, save_maps: bool) -> bool:
+        """Whether something of ``part`` is missing that takes the model."""
+        return bool(self.missing(part, save_maps)) and not self.from_kept(part, save_maps)
 
     def missing(self, part: int, save_maps: bool) -> list[str]:
         """Streams without part ``part``."""
@@ -204,6 +221,7 @@ def _plan_cell(
     if planned.cell is not None:
         streams = planned.streams(keys.save_maps)
         planned.done = {stream: planned.cell.sealed(stream) for stream in streams}
+        planned.kept = planned.cell.sealed("maps")
     return planned
 
 
@@ -307,7 +325,7 @@ class Amount:
 def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Passes:
     """Passes that the unfinished cells of a group need; those of metrics with a limit at most."""
     pairs, images = amount.pairs, amount.images
-    open_cells = [cell for cell in group.cells if any(cell.missing(p, save_maps) for p in range(_parts(group)))]
+    open_cells = [cell for cell in group.cells if any(cell.to_compute(p, save_maps) for p in range(_parts(group)))]
     total = Passes()
     if not open_cells:
         return total

@@ -20,6 +20,7 @@ import json
 import os
 import socket
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,9 +96,9 @@ class Cell:
         try:
             if stream == "maps":
                 with np.load(self.part(stream, number), allow_pickle=False) as data:
-                    return "image_index" in data.files
+                    return {"image_index", "without_map", "native", "mode", "size", "channels"} <= set(data.files)
             return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pa.ArrowException):
             return False
 
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -118,24 +119,31 @@ class Cell:
         Raises:
             StoreError: for a part that is damaged or belongs to another cell.
         """
-        frames = []
-        for number in range(self.parts):
-            path = self.part(stream, number)
-            if not path.exists():
-                continue
-            try:
-                file = pq.ParquetFile(path, page_checksum_verification=True)
-                columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
-                table = file.read(columns)
-                own, frame = _check(table.schema, self.key, stream, number), table.to_pandas()
-            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-                raise StoreError(
-                    f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
-                ) from error
-            if not own:
-                raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
-            frames.append(frame)
+        present = [number for number in range(self.parts) if self.part(stream, number).exists()]
+        frames = [self.read_part(stream, number, wanted) for number in present]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def read_part(
+        self, stream: str, number: int, wanted: Callable[[str], bool] | None = None
+    ) -> pd.DataFrame:
+        """The records of one part that is there; arguments as :meth:`read`.
+
+        Raises:
+            StoreError: when it is damaged or belongs to another cell.
+        """
+        path = self.part(stream, number)
+        try:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
+            table = file.read(columns)
+            own, frame = _check(table.schema, self.key, stream, number), table.to_pandas()
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
+            ) from error
+        if not own:
+            raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
+        return frame
 
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
