@@ -1,3 +1,33 @@
-"""decomcam-bench: a benchmark of saliency maps for CLIP-like models."""
+"""decomcam-bench: a benchmark of saliency maps for CLIP-like models.
+
+The functions of :mod:`decomcam_bench.api` are here too, imported when first used.
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+_API = (
+    "check",
+    "compare_cells",
+    "export",
+    "load_records",
+    "load_table",
+    "render",
+    "reproduce",
+    "run",
+    "update_baseline",
+    "write_report",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _API:
+        from decomcam_bench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'decomcam_bench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_API])

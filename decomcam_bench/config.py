@@ -92,10 +92,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class MetricChoice:
-    """One composed metric: ``config`` has ``name``, ``impl`` and options; ``changed`` the overridden."""
+    """One composed metric.
+
+    Attributes:
+        config: ``name``, ``impl`` and options.
+        changed: options that an override set.
+        asked: named by an override, not by the data set.
+    """
 
     config: Mapping[str, Any]
     changed: Mapping[str, Any]
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
         models = _variants("model", model_names, model_options, reached)
         metric_names = _choices(values, "metric", dataset.get("metrics") or ["pointing", "energy"])
         chosen = tuple(
-            MetricChoice(config, changed)
+            MetricChoice(config, changed, "metric" in values)
             for config, changed in _variants("metric", metric_names, options["metric"], reached)
         )
         for (model, model_changed), (method, method_changed), keys in itertools.product(models, methods, key_sets):
@@ -271,8 +278,10 @@ def _variants(
         own = {key: choices for key, choices in options.items() if _has_option(group, base, options, key)}
         reached.update(own)
         for combination in _product(own):
-            changed = {key.partition(".")[2]: value for key, value in combination.items()}
-            config = {**base, **changed}
+            named = {key.partition(".")[2]: value for key, value in combination.items()}
+            config = {**base, **named}
+            # An option that is set to what it was has changed nothing: equal cells have equal labels.
+            changed = {key: value for key, value in named.items() if key not in base or base[key] != value}
             if config.get("impl") == "???":
                 raise ConfigError(f"{group}={name} needs {group}.impl=package.module:Class")
             if name == "custom" and group == "method":

@@ -27,6 +27,7 @@ from decomcam_bench.results.store import RECORDS, Cell, Store, key_of
 #: Raised when preprocessing, towers or geometry change what a map is.
 MODEL_VERSION = 1
 #: Options that say where something lies, not what it is.
+_ANNOTATION = frozenset({"box", "mask"})
 PLACES = ("root", "cache_dir", "ids", "checkpoint")
 
 
@@ -213,7 +214,8 @@ def _plan_cell(
         "rank": rank,
         "overrides": _repeat(setting),
     }
-    metrics = [_plan_metric(choice, group.dataset, number) for number, choice in enumerate(choices)]
+    usable = _usable(choices, group.dataset)
+    metrics = [_plan_metric(choice, group.dataset, number) for number, choice in enumerate(usable)]
     planned = PlannedCell(identity, display, layer, method, rank, metrics)
     planned.cell = store.cell(planned.key)
     if planned.cell is not None:
@@ -221,6 +223,34 @@ def _plan_cell(
         planned.done = {stream: planned.cell.sealed(stream) for stream in streams}
         planned.kept = planned.cell.sealed("maps")
     return planned
+
+
+def _usable(choices: Sequence[MetricChoice], dataset: Dataset) -> list[MetricChoice]:
+    """The metrics that the data set's annotation allows.
+
+    Raises:
+        ConfigError: for a metric that was asked for and needs what the data set does not have, or
+            when none of the data set's own is left.
+    """
+    usable, refused = [], []
+    for choice in choices:
+        metric: Metric = registry.build("metric", choice.config).resolve(dataset)
+        missing = sorted(metric.annotation - dataset.available)
+        if not missing:
+            usable.append(choice)
+            continue
+        refused.append(choice.config["name"])
+        if choice.asked:
+            raise ConfigError(
+                f"metric={choice.config['name']}: needs a {missing[0]} for each target, and {dataset.name} has none "
+                f"in this form; metrics that need no annotation: causal, deletion, insertion, average_drop, adcc"
+            )
+    if not usable:
+        raise ConfigError(
+            f"dataset={dataset.name}: has no {', '.join(sorted(_ANNOTATION - dataset.available))} in this form, which "
+            f"{', '.join(refused)} need; ask for a metric that needs none: metric=causal"
+        )
+    return usable
 
 
 def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> PlannedMetric:

@@ -16,7 +16,20 @@ from typing import Any
 from decomcam_bench import __version__
 from decomcam_bench.errors import UserError, did_you_mean
 
-COMMANDS = ("run", "table", "list", "show", "doctor", "data", "explain", "reproduce", "check", "baseline")
+COMMANDS = (
+    "run",
+    "table",
+    "list",
+    "show",
+    "doctor",
+    "data",
+    "explain",
+    "reproduce",
+    "report",
+    "check",
+    "baseline",
+    "results",
+)
 
 _EPILOG = """\
 examples:

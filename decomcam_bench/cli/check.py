@@ -24,7 +24,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--tolerances", default="default", metavar="NAME|FILE", help="a choice of configs/gate, or a YAML file"
     )
     parser.add_argument(
-        "--tolerance", action="append", default=[], metavar="COLUMN=AMOUNT", help="absolute; wildcards allowed; repeatable"
+        "--tolerance",
+        action="append",
+        default=[],
+        metavar="COLUMN=AMOUNT",
+        help="absolute; wildcards allowed; repeatable",
     )
     parser.add_argument("--summary", metavar="FILE", help="append a Markdown summary to this file")
     parser.set_defaults(execute=execute)

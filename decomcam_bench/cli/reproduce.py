@@ -24,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of `decomcam-bench run`")
     parser.add_argument("--require-all", action="store_true", help="a missing data set is an error")
     parser.add_argument("--out", metavar="DIR", help="folder of table and figure (default: RESULTS/experiments/NAME)")
-    parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the intervals")
+    parser.add_argument("--resamples", type=int, default=2_000, metavar="N", help="of the intervals")
     parser.set_defaults(execute=execute)
 
 
@@ -38,9 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.results.experiments import reproduce
     from decomcam_bench.results.tables import render
 
-    outcome = reproduce(
-        arguments.name, arguments.overrides, arguments.require_all, arguments.out, arguments.resamples
-    )
+    outcome = reproduce(arguments.name, arguments.overrides, arguments.require_all, arguments.out, arguments.resamples)
     for dataset, why in outcome.skipped.items():
         print(f"skipped {dataset}: {why}", file=sys.stderr)
     if not outcome.computed_images:

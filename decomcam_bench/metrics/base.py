@@ -245,6 +245,12 @@ class Metric(abc.ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     undefined: ClassVar[frozenset[str]] = frozenset()
 
+    @property
+    def annotation(self) -> frozenset[str]:
+        """What a data set must carry for this metric, out of ``box``, ``mask`` and ``parts``."""
+        region = getattr(self, "region", None)
+        return (self.needs & {"box", "mask", "parts"}) | ({region} if region else frozenset())
+
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"metric.limit={self.limit}: must be at least 1, or null for all images")

@@ -131,6 +131,8 @@ class ThresholdedBoxes(MapMetric):
     size: int | None = 224
     threshold_step: float = 0.01
 
+    needs: ClassVar[frozenset[str]] = frozenset({"box"})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("contours", self.contours, ("largest", "all"))
@@ -266,6 +268,8 @@ class OtsuBoxAccuracy(MapMetric):
     """
 
     iou_level: float = 0.5
+
+    needs: ClassVar[frozenset[str]] = frozenset({"box"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

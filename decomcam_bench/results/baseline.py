@@ -167,4 +167,6 @@ def _check_shape(path: str | Path, content: Mapping[str, Any]) -> None:
                 for column in metric["columns"]:
                     _ = column["name"], column["label"], column["direction"], column["value"]
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"--baseline {path}: is damaged (no {error}); make it again with `baseline update`") from error
+        raise ConfigError(
+            f"--baseline {path}: is damaged (no {error}); make it again with `baseline update`"
+        ) from error

@@ -82,7 +82,7 @@ def reproduce(
     overrides: Sequence[str] = (),
     require_all: bool = False,
     out: str | Path | None = None,
-    resamples: int = 10_000,
+    resamples: int = 2_000,
 ) -> Outcome:
     """Runs an experiment on the data sets that are there and writes its table and figure.
 
@@ -149,7 +149,7 @@ def _table(experiment: Experiment, results: str, keys: Sequence[str], resamples:
 def chosen_numbers(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """The numbers of a table that have one of the names, with or without ``[options]``."""
     own = layout.numbers(table)
-    return [label for name in names for label in own if label == name or label.partition("[")[0] == name]
+    return [label for name in names for label in own if layout.bare(label) == name]
 
 
 def _published(experiment: Experiment, row: Mapping[str, Any]) -> str:
@@ -161,9 +161,7 @@ def _published(experiment: Experiment, row: Mapping[str, Any]) -> str:
     return "; ".join(found)
 
 
-def _write(
-    experiment: Experiment, results: str, keys: Sequence[str], table: pd.DataFrame, folder: Path
-) -> list[Path]:
+def _write(experiment: Experiment, results: str, keys: Sequence[str], table: pd.DataFrame, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = []
@@ -186,7 +184,12 @@ def with_labels(table: pd.DataFrame, identities: Mapping[str, Mapping[str, Any]]
     varying = [name for name in ("layer", "rank") if x != name and _varies(table, name)]
     names = table["method"].astype(str).str.partition("[")[0] if "." in x else table["method"].astype(str)
     table["label"] = [
-        " ".join([name, *(f"{v} {row[v]}" if v == "rank" else str(row[v]) for v in varying if row[v] and not pd.isna(row[v]))])
+        " ".join(
+            [
+                name,
+                *(f"{v} {row[v]}" if v == "rank" else str(row[v]) for v in varying if row[v] and not pd.isna(row[v])),
+            ]
+        )
         for name, row in zip(names, table.to_dict("records"), strict=True)
     ]
     if "." in x:

@@ -32,6 +32,16 @@ _STYLE = {
 }
 
 
+def drawing_style() -> Any:
+    """The context that figures are made and saved in."""
+    return rc_context(_STYLE)
+
+
+def _plain(text: Any) -> str:
+    """A text that matplotlib does not read as mathematics."""
+    return str(text).replace("$", r"\$")
+
+
 def styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Colour and marker of each name, in order of first appearance."""
     return {
@@ -41,9 +51,10 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _panels(count: int, width: float, height: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    across = min(columns, max(1, count))
+    # Two by two looks better than three and a lonely one.
+    across = 2 if count == 4 and columns == 3 else min(columns, max(1, count))
     down = -(-count // across)
-    with rc_context(_STYLE):
+    with drawing_style():
         figure = Figure(figsize=(width * across, height * down), layout="constrained")
         FigureCanvasAgg(figure)
         axes = [figure.add_subplot(down, across, i + 1) for i in range(count)]
@@ -51,7 +62,7 @@ def _panels(count: int, width: float, height: float, columns: int = 3) -> tuple[
 
 
 def _title(name: str, directions: Mapping[str, str]) -> str:
-    return name + _ARROWS.get(directions.get(name, "none"), "")
+    return _plain(name) + _ARROWS.get(directions.get(name, "none"), "")
 
 
 def _legend(figure: Figure, axis: Axes, most: int = 5) -> None:
@@ -74,9 +85,16 @@ def bars(table: pd.DataFrame, names: Sequence[str], directions: Mapping[str, str
         for place, group in enumerate(groups):
             rows = table[table[series] == group].set_index("label").reindex(order)
             y = np.arange(len(order)) + (place - (len(groups) - 1) / 2) * thick
-            axis.barh(y, rows[name], thick * 0.9, color=colours[group]["color"], label=str(group), xerr=_errors(rows, name),
-                      error_kw={"elinewidth": 0.9, "ecolor": "#333333"})
-        axis.set_yticks(np.arange(len(order)), [str(label) for label in order])
+            axis.barh(
+                y,
+                rows[name],
+                thick * 0.9,
+                color=colours[group]["color"],
+                label=_plain(group),
+                xerr=_errors(rows, name),
+                error_kw={"elinewidth": 0.9, "ecolor": "#333333"},
+            )
+        axis.set_yticks(np.arange(len(order)), [_plain(label) for label in order])
         axis.grid(axis="y", visible=False)
         axis.set_title(_title(name, directions))
     if axes:
@@ -104,14 +122,14 @@ def lines(
         for key, rows in table.groupby(series, sort=False):
             rows = rows.sort_values(x) if numeric else rows
             at = rows[x].astype(float) if numeric else rows[x].map(ticks.index)
-            axis.plot(at, rows[name], label=str(key), markersize=4, linewidth=1.4, **look[str(key)])
+            axis.plot(at, rows[name], label=_plain(key), markersize=4, linewidth=1.4, **look[str(key)])
             if f"{name}_low" in rows:
                 ends = (rows[f"{name}_low"].astype(float), rows[f"{name}_high"].astype(float))
                 axis.fill_between(at.astype(float), *ends, color=look[str(key)]["color"], alpha=0.12, linewidth=0)
         if numeric and len(ticks) > 1 and min(ticks) > 0 and max(ticks) / min(ticks) >= 8:
             axis.set_xscale("log")
             axis.minorticks_off()
-        axis.set_xticks(ticks if numeric else range(len(ticks)), [f"{t:g}" if numeric else str(t) for t in ticks])
+        axis.set_xticks(ticks if numeric else range(len(ticks)), [f"{t:g}" if numeric else _plain(t) for t in ticks])
         axis.set_xlabel(axis_label)
         axis.set_title(_title(name, directions))
     if axes:
@@ -123,12 +141,19 @@ def scatter(table: pd.DataFrame, xs: Sequence[str], ys: Sequence[str], direction
     """Quality (one panel each of ``ys``) against cost (each of ``xs``, logarithmic)."""
     xs = [x for x in xs if x in table and table[x].notna().any()]
     ys = [y for y in ys if y in table and table[y].notna().any()]
-    figure, axes = _panels(len(xs) * len(ys), 4.4, 3.4, columns=max(1, len(xs)))
+    figure, axes = _panels(len(xs) * len(ys), 4.0, 3.4, columns=len(xs) if len(xs) > 1 else 3)
     look = styles(list(table["label"]))
     for axis, (y, x) in zip(axes, [(y, x) for y in ys for x in xs], strict=True):
         for row in table.to_dict("records"):
             if not (math.isnan(row[x]) or math.isnan(row[y])):
-                axis.plot(row[x], row[y], linestyle="none", markersize=7, label=str(row["label"]), **look[str(row["label"])])
+                axis.plot(
+                    row[x],
+                    row[y],
+                    linestyle="none",
+                    markersize=7,
+                    label=_plain(row["label"]),
+                    **look[str(row["label"])],
+                )
         if (table[x].dropna() > 0).all():
             axis.set_xscale("log")
         axis.set_xlabel(_title(x, directions))
@@ -150,7 +175,7 @@ def bins(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for axis, curve in zip(axes, directions, strict=True):
         for name, table in tables.items():
             known = table[table[curve].notna()]
-            axis.plot(known["centre"], known[curve], label=name, markersize=4, linewidth=1.4, **look[name])
+            axis.plot(known["centre"], known[curve], label=_plain(name), markersize=4, linewidth=1.4, **look[name])
         axis.set_xlim(0, 1)
         axis.set_xticks(np.arange(0.05, 1, 0.1), [f"{x:.2f}" for x in np.arange(0.05, 1, 0.1)], rotation=45)
         axis.set_xlabel("class accuracy")
@@ -163,15 +188,22 @@ def floors(table: pd.DataFrame, names: Sequence[str], series: str, axis_label: s
     """Numbers beside their ``*_floor``: one panel a number, bars by ``series``."""
     shown = [name for name in names if f"{name}_floor" in table]
     figure, axes = _panels(len(shown), 2.6, 3.0, columns=4)
-    ticks = [str(value) for value in table[series]]
+    ticks = [_plain(value) for value in table[series]]
     for axis, name in zip(axes, shown, strict=True):
         at = np.arange(len(table))
         for place, (column, label, colour) in enumerate(
             ((name, "components", PALETTE[0]), (f"{name}_floor", "displaced components", "#BBBBBB"))
         ):
             errors = _errors(table.set_index(series), column)
-            axis.bar(at + (place - 0.5) * 0.38, table[column], 0.36, color=colour, label=label, yerr=errors,
-                     error_kw={"elinewidth": 0.9, "ecolor": "#333333"})
+            axis.bar(
+                at + (place - 0.5) * 0.38,
+                table[column],
+                0.36,
+                color=colour,
+                label=label,
+                yerr=errors,
+                error_kw={"elinewidth": 0.9, "ecolor": "#333333"},
+            )
         axis.set_xticks(at, ticks)
         axis.grid(axis="x", visible=False)
         axis.set_xlabel(axis_label)
@@ -192,7 +224,9 @@ def curves(means: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     words = {"deletion": "share of pixels removed", "insertion": "share of pixels put in"}
     for axis, (curve, by_method) in zip(axes, means.items(), strict=True):
         for method, mean in by_method.items():
-            axis.plot(np.linspace(0, 1, len(mean)), mean, label=method, linewidth=1.5, color=look[method]["color"])
+            axis.plot(
+                np.linspace(0, 1, len(mean)), mean, label=_plain(method), linewidth=1.5, color=look[method]["color"]
+            )
         axis.set_xlabel(words.get(curve, "share of pixels"))
         axis.set_ylabel("score")
         axis.set_title(_title(curve, {"deletion": "lower", "insertion": "higher"}))
@@ -204,7 +238,7 @@ def curves(means: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Writes ``STEM.png`` and ``STEM.svg``."""
     written = []
-    with rc_context(_STYLE):
+    with drawing_style():
         for suffix, extra in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
             path = stem.with_suffix(suffix)
             figure.savefig(path, **extra)  # type: ignore[arg-type]

@@ -56,7 +56,9 @@ def as_markdown(findings: Sequence[Finding], verdict: int) -> str:
     parts.append(markdown(_HEADER, [[_safe(text) for text in _row(finding)] for finding in listed]))
     for finding in listed:
         if finding.why:
-            parts.append(f"- **{_safe(finding.label)} {_safe(finding.column)}** ({finding.state}): {_safe(finding.why)}\n")
+            parts.append(
+                f"- **{_safe(finding.label)} {_safe(finding.column)}** ({finding.state}): {_safe(finding.why)}\n"
+            )
     for finding in listed:
         if finding.worst:
             rows = [

@@ -17,7 +17,8 @@ from decomcam_bench.results.tables import COUNTS, markdown
 SIGNIFICANT = 0.05
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "[": "{[}", "]": "{]}", '"': r"\textquotedbl{}",
 }  # fmt: skip
 
@@ -81,7 +82,9 @@ def html_table(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
     """A ``<table>``; everything in it is escaped."""
     header, rows = _shown(table, directions)
     arrows = {"higher": " ↑", "lower": " ↓"}
-    heads = "".join(f'<th scope="col">{html.escape(name + arrows.get(direction, ""))}</th>' for name, direction in header)
+    heads = "".join(
+        f'<th scope="col">{html.escape(name + arrows.get(direction, ""))}</th>' for name, direction in header
+    )
     body = "\n".join("<tr>" + "".join(_html_entry(entry) for entry in row) + "</tr>" for row in rows)
     return f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
 
@@ -125,7 +128,11 @@ def _direction(name: str, directions: Mapping[str, str]) -> str:
 def _blocks(table: pd.DataFrame) -> list[tuple[Any, ...]]:
     """What rows are compared within: the same data set and the same model."""
     keys = [name for name in ("dataset", "model") if name in table.columns]
-    return [tuple(str(value) for value in row) for row in table[keys].itertuples(index=False)] if keys else [()] * len(table)
+    return (
+        [tuple(str(value) for value in row) for row in table[keys].itertuples(index=False)]
+        if keys
+        else [()] * len(table)
+    )
 
 
 def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[Any], number: bool) -> list[Shown]:
@@ -147,7 +154,9 @@ def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[An
     intervals = [""] * len(values)
     if f"{name}_low" in table.columns:
         ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        intervals = ["" if _absent(low) or _absent(high) else f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in ends]
+        intervals = [
+            "" if _absent(low) or _absent(high) else f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in ends
+        ]
     stars = [False] * len(values)
     if f"{name}_p" in table.columns:
         stars = [not _absent(p) and p < SIGNIFICANT for p in table[f"{name}_p"]]

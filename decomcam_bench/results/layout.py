@@ -39,7 +39,9 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     for condition in conditions:
         name, equals, values = condition.partition("=")
         if not equals or name not in (*IDENTITY, "key"):
-            raise ConfigError(f"--where {condition}: write it as COLUMN=VALUE with COLUMN of {', '.join(IDENTITY)}, key")
+            raise ConfigError(
+                f"--where {condition}: write it as COLUMN=VALUE with COLUMN of {', '.join(IDENTITY)}, key"
+            )
         wanted = _split(values)
         keep = [any(_matches(_text(value), word) for word in wanted) for value in table[name]]
         if len(table) and not any(keep):
@@ -61,9 +63,14 @@ def _split(values: str) -> list[str]:
     return words
 
 
+def bare(label: str) -> str:
+    """A label without its options: ``toybox`` of ``toybox[limit=24]``."""
+    return label.partition("[")[0] if label.endswith("]") else label
+
+
 def _matches(text: str, word: str) -> bool:
     literal = word.replace("[", "[[]")
-    return any(fnmatchcase(candidate, literal) for candidate in (text, text.partition("[")[0]))
+    return any(fnmatchcase(candidate, literal) for candidate in (text, bare(text)))
 
 
 def _text(value: Any) -> str:
@@ -124,10 +131,14 @@ def pivot(table: pd.DataFrame, name: str) -> pd.DataFrame:
     double = keys[keys.duplicated(keep=False)]
     if len(double):
         shown = ", ".join(f"{column}={double.iloc[0][column]}" for column in keys.columns)
-        raise ConfigError(f"--pivot {name}: several rows have {shown}; choose among them with --where or show more --rows")
+        raise ConfigError(
+            f"--pivot {name}: several rows have {shown}; choose among them with --where or show more --rows"
+        )
     heads = list(dict.fromkeys(keys[name]))
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for place in range(len(table)):
         row = rows.setdefault(tuple(keys.iloc[place][index]), {column: table.iloc[place][column] for column in index})
         row.update({f"{_text(keys.iloc[place][name])}: {value}": table.iloc[place][value] for value in values})
-    return pd.DataFrame(list(rows.values()), columns=[*index, *(f"{head}: {value}" for value in values for head in heads)])
+    return pd.DataFrame(
+        list(rows.values()), columns=[*index, *(f"{head}: {value}" for value in values for head in heads)]
+    )

@@ -75,8 +75,11 @@ def read_tolerances(choice: str = "default", overrides: Sequence[str] = ()) -> T
         content = registry.read("gate", choice)
     if not isinstance(content, Mapping) or not isinstance(content.get("tolerances", {}), Mapping):
         raise ConfigError(f"--tolerances {choice}: needs a mapping 'tolerances' from column names to amounts")
-    patterns = {str(pattern): _amounts(choice, pattern, amounts) for pattern, amounts in content["tolerances"].items()} \
-        if "tolerances" in content else {}
+    patterns = (
+        {str(pattern): _amounts(choice, pattern, amounts) for pattern, amounts in content["tolerances"].items()}
+        if "tolerances" in content
+        else {}
+    )
     for override in overrides:
         pattern, equals, amount = override.partition("=")
         if not equals or not pattern:
@@ -221,11 +224,12 @@ def _cell(known: Mapping[str, Any], cell: Cell, tolerances: Tolerances) -> list[
         lines = [differences(metric["identity"], content["identity"]) for content in same]
         state, why = ("missing", f"metric {metric['name']} was not evaluated")
         if lines:
-            state, why = "incomparable", f"metric {metric['name']} differs in {'; '.join(min(lines, key=len))}"
-        findings += [
-            Finding(
-                known["display"], known["key"], c["label"], state, c["direction"], c["value"], why=why
+            state, why = (
+                "incomparable",
+                f"metric {metric['name']} differs in {'; '.join(min(lines, key=lambda found: len(found)))}",
             )
+        findings += [
+            Finding(known["display"], known["key"], c["label"], state, c["direction"], c["value"], why=why)
             for c in metric["columns"]
         ]
     return findings
@@ -299,12 +303,12 @@ def _compare_images(finding: Finding, column: Mapping[str, Any], before: Mapping
     old = pd.Series(before["image_values"][column["name"]], index=before["images"], dtype=np.float64).dropna()
     new = now.dropna()
     both = old.index.intersection(new.index)
-    if not len(both) or finding.state in ("pass", "improved") and np.array_equal(old[both], new[both]):
+    if not len(both) or (finding.state in ("pass", "improved") and np.array_equal(old[both], new[both])):
         return
     frames = [
         pd.DataFrame({"image_id": series.index, "class_id": 0, "value": series.to_numpy()}) for series in (new, old)
     ]
-    finding.paired = compare(_ImageMean(direction=column["direction"]), *frames, resamples=2000)["value"]
+    finding.paired = compare(_ImageMean(direction=column["direction"]), frames[0], frames[1], 2000)["value"]
     if finding.state not in ("regressed", "failed"):
         return
     table = pd.DataFrame({"baseline": old[both], "value": new[both]})
@@ -312,4 +316,6 @@ def _compare_images(finding: Finding, column: Mapping[str, Any], before: Mapping
     sign = 1 if column["direction"] == "higher" else -1
     worst = table[table["change"] * sign < 0]
     worst = worst.iloc[np.argsort((worst["change"] * sign).to_numpy(), kind="stable")][:WORST]
-    finding.worst = [{"image_id": str(image), **row} for image, row in zip(worst.index, worst.to_dict("records"), strict=True)]
+    finding.worst = [
+        {"image_id": str(image), **row} for image, row in zip(worst.index, worst.to_dict("records"), strict=True)
+    ]

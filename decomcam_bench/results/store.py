@@ -98,7 +98,7 @@ class Cell:
                 with np.load(self.part(stream, number), allow_pickle=False) as data:
                     return {"image_index", "without_map", "native", "mode", "size", "channels"} <= set(data.files)
             return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pa.ArrowException):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pa.ArrowException):
             return False
 
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -136,13 +136,14 @@ class Cell:
             file = pq.ParquetFile(path, page_checksum_verification=True)
             columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
             table = file.read(columns)
-        except (OSError, pa.ArrowException) as error:
+            own, frame = _check(table.schema, self.key, stream, number), table.to_pandas()
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise StoreError(
                 f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
             ) from error
-        if not _check(table.schema, self.key, stream, number):
+        if not own:
             raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
-        return table.to_pandas()
+        return frame
 
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
@@ -153,8 +154,8 @@ def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        newer = content["schema"] > SCHEMA
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        newer = content.get("schema", 0) > SCHEMA
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); delete its folder and run again") from error
     if newer:
         raise StoreError(
@@ -207,7 +208,9 @@ class Store:
         except KeyError as error:
             raise StoreError(f"{file}: has no {error}; delete the folder and run again") from error
         if key_of(cell.identity) != key:
-            raise StoreError(f"{file}: describes cell {key_of(cell.identity)}, not {key}; delete the folder and run again")
+            raise StoreError(
+                f"{file}: describes cell {key_of(cell.identity)}, not {key}; delete the folder and run again"
+            )
         return cell
 
     def cells(self) -> list[Cell]:

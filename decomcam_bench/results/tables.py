@@ -54,7 +54,7 @@ def load_table(
     details: bool = False,
     intervals: bool = False,
     reference: str | None = None,
-    resamples: int = 10_000,
+    resamples: int = 2_000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The table of a store.
@@ -113,7 +113,9 @@ def _add_uncertainty(
     suffixes = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")
     for row, own in zip(rows, extra, strict=True):
         row.update(own)
-    return [name for column in columns for name in (column, *(f"{column}{s}" for s in suffixes if f"{column}{s}" in names))]
+    return [
+        name for column in columns for name in (column, *(f"{column}{s}" for s in suffixes if f"{column}{s}" in names))
+    ]
 
 
 def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
@@ -137,8 +139,10 @@ def is_complete(cell: Cell, stream: str = RECORDS) -> bool:
 def counts(records: pd.DataFrame) -> dict[str, int]:
     """n_expected, n_evaluated, n_skipped and n_failed of records; they add up."""
     status = records["status"].value_counts() if len(records) else {}
-    found = {name: int(status.get(kind, 0)) for name, kind in
-             (("n_evaluated", "ok"), ("n_skipped", "skipped"), ("n_failed", "failed"))}
+    found = {
+        name: int(status.get(kind, 0))
+        for name, kind in (("n_evaluated", "ok"), ("n_skipped", "skipped"), ("n_failed", "failed"))
+    }
     return {"n_expected": len(records), **found}
 
 
@@ -224,7 +228,9 @@ def render(table: pd.DataFrame, form: str, results: str | Path | None = None) ->
         return (formats.latex if form == "latex" else formats.html_table)(table, better)
     if layout.belongs(table):
         return formats.rich_markdown(table, better)
-    return markdown([str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)])
+    return markdown(
+        [str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)]
+    )
 
 
 def _cell_text(value: Any) -> str:
@@ -237,7 +243,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns."""
     escaped = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in escaped) for i in range(len(header))]
-    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in escaped]
+    lines = [
+        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in escaped
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines) + "\n"
 

@@ -16,13 +16,19 @@ from decomcam_bench.results.store import Cell
 from decomcam_bench.results.tables import is_complete
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
-#: Columns of sums that are resampled with the same draw; more would be rounded to float32.
+#: Columns of sums that are resampled with the same draw. Fractions in more than these would be
+#: rounded to float32; whole numbers are exact in it.
 _TOGETHER = 64
+_TOGETHER_WHOLE = 2048
+#: Sparse sums with up to so many columns are faster as dense ones.
+_NARROW = 256
 
 K = TypeVar("K", bound=Hashable)
 
 
-def bootstrap_many(sums: Mapping[K, ImageSums], resamples: int = RESAMPLES, seed: int = 0) -> dict[K, dict[str, Interval]]:
+def bootstrap_many(
+    sums: Mapping[K, ImageSums], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[K, dict[str, Interval]]:
     """As :func:`~decomcam_bench.results.statistics.bootstrap` for each, drawing once for equal images."""
     found: dict[K, dict[str, Interval]] = {}
     for batch in _batches(sums):
@@ -37,22 +43,28 @@ def bootstrap_many(sums: Mapping[K, ImageSums], resamples: int = RESAMPLES, seed
 
 
 def _batches(sums: Mapping[K, ImageSums]) -> list[list[K]]:
-    """Keys with the same images, dense sums together up to a width; sparse ones alone."""
-    open_batches: dict[bytes, tuple[list[K], int]] = {}
+    """Keys with the same images together, whole numbers and fractions apart; wide sparse sums alone."""
+    open_batches: dict[tuple[str, bool], tuple[list[K], int]] = {}
     batches: list[list[K]] = []
     for key, own in sums.items():
         width = own.sums.shape[1]
-        if sparse.issparse(own.sums):
+        if sparse.issparse(own.sums) and width > _NARROW:
             batches.append([key])
             continue
-        images = "\0".join(map(str, own.image_ids)).encode()
-        batch, used = open_batches.get(images, ([], 0))
-        if not batch or used + width > _TOGETHER:
+        values = own.sums.data if sparse.issparse(own.sums) else own.sums
+        whole = bool(np.equal(np.mod(np.asarray(values), 1), 0).all())
+        kind = ("\0".join(map(str, own.image_ids)), whole)
+        batch, used = open_batches.get(kind, ([], 0))
+        if not batch or used + width > (_TOGETHER_WHOLE if whole else _TOGETHER):
             batch, used = [], 0
             batches.append(batch)
         batch.append(key)
-        open_batches[images] = (batch, used + width)
+        open_batches[kind] = (batch, used + width)
     return batches
+
+
+def _dense(sums: Any) -> np.ndarray:
+    return sums.toarray() if sparse.issparse(sums) else np.asarray(sums)
 
 
 def _beside(several: Sequence[ImageSums]) -> ImageSums:
@@ -66,7 +78,10 @@ def _beside(several: Sequence[ImageSums]) -> ImageSums:
             values.update({f"{place}\0{name}": value for name, value in own.combine(block).items()})
         return values
 
-    matrix = several[0].sums if len(several) == 1 else np.concatenate([own.sums for own in several], axis=1)
+    if len(several) == 1 and several[0].sums.shape[1] > _NARROW:
+        matrix = several[0].sums
+    else:
+        matrix = np.concatenate([_dense(own.sums) for own in several], axis=1)
     return ImageSums(several[0].image_ids, matrix, combine)
 
 
@@ -152,7 +167,9 @@ def comparison_columns(
     return columns
 
 
-def _compare(cell: Cell, other: Cell, key: str, content: Mapping[str, Any], resamples: int, seed: int) -> dict[str, Any]:
+def _compare(
+    cell: Cell, other: Cell, key: str, content: Mapping[str, Any], resamples: int, seed: int
+) -> dict[str, Any]:
     both: list[pd.DataFrame] = [evaluated(metric_records(one, key)) for one in (cell, other)]
     empty = next((frame for frame in both if not len(frame)), None)
     if empty is not None:

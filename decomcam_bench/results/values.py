@@ -61,4 +61,4 @@ def image_values(sums: ImageSums) -> pd.DataFrame:
 def _dense_blocks(matrix: np.ndarray | sparse.csr_matrix) -> Iterator[np.ndarray]:
     for start in range(0, matrix.shape[0], _ROWS):
         block = matrix[start : start + _ROWS]
-        yield block.toarray() if sparse.issparse(block) else block
+        yield np.asarray(block.todense() if sparse.issparse(block) else block)  # type: ignore[union-attr]

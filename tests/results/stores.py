@@ -56,8 +56,14 @@ def write_cell(
     """A complete cell whose metrics have these records."""
     records = next(iter(metrics.values()))
     images = int(records["position"].max()) + 1
-    whole = {"dataset": {"name": dataset, "images": images}, "model": "m", "layer": layer, "method": {"name": method},
-             "rank": rank, **identity}
+    whole = {
+        "dataset": {"name": dataset, "images": images},
+        "model": "m",
+        "layer": layer,
+        "method": {"name": method, "impl": "decomcam_bench.methods.gradient:GradCAM"},
+        "rank": rank,
+        **identity,
+    }
     display = {"dataset": dataset, "model": "m", "layer": layer, "method": method, "rank": rank, "overrides": []}
     store = Store(root)
     cell = store.create(whole, display, images)

@@ -23,7 +23,7 @@ def energies(shift: float = 0.0, images: int = IMAGES) -> dict:
     return {"energy": pairs(images, energy=np.linspace(0.2, 0.8, images) + shift)}
 
 
-@pytest.fixture()
+@pytest.fixture
 def baseline(tmp_path: Path) -> dict:
     write_cell(tmp_path / "before", "good", energies(), rank=10)
     write_baseline(tmp_path / "base.json", make_baseline(tmp_path / "before"))
@@ -165,7 +165,12 @@ def test_tolerances_come_from_configuration(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("tolerances: {'*': {absolute: 0.1, relative: 0.5}, 'energy': {absolute: 0.2}}\nfailures: 0.5\n")
     read = read_tolerances(str(own), ["pointing*=0.3"])
-    assert (read.of("x", 1.0), read.of("x", 0.1), read.of("energy", 9.0), read.of("pointing", 1.0)) == (0.5, 0.1, 0.2, 0.3)
+    assert (read.of("x", 1.0), read.of("x", 0.1), read.of("energy", 9.0), read.of("pointing", 1.0)) == (
+        0.5,
+        0.1,
+        0.2,
+        0.3,
+    )
     assert read.failures == 0.5
 
 
@@ -223,4 +228,6 @@ def test_a_baseline_is_the_same_bytes_for_the_same_store(tmp_path: Path) -> None
     for name in ("a.json", "b.json"):
         write_baseline(tmp_path / name, make_baseline(tmp_path / "s"))
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert json.loads((tmp_path / "a.json").read_text())["cells"][0]["metrics"][0]["columns"][0]["value"] == pytest.approx(0.5)
+    assert json.loads((tmp_path / "a.json").read_text())["cells"][0]["metrics"][0]["columns"][0][
+        "value"
+    ] == pytest.approx(0.5)

@@ -27,7 +27,7 @@ RNG = np.random.default_rng(3)
 BASE = RNG.uniform(0.2, 0.8, IMAGES)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Path:
     for method, shift in (("good", 0.1), ("plain", 0.0), ("bad", -0.15)):
         write_cell(
@@ -92,7 +92,9 @@ def test_comparison_with_a_reference(store: Path) -> None:
     assert table.loc["good", "energy_diff"] == pytest.approx(
         table.loc["good", "energy"] - table.loc["plain", "energy"], abs=1e-12
     )
-    assert table.loc["good", "energy_diff_low"] < table.loc["good", "energy_diff"] < table.loc["good", "energy_diff_high"]
+    assert (
+        table.loc["good", "energy_diff_low"] < table.loc["good", "energy_diff"] < table.loc["good", "energy_diff_high"]
+    )
     # Six comparisons: the smallest possible p, 1 / 501, is multiplied by at least 3 of them.
     assert 3 / 501 <= table.loc["good", "energy_p"] <= 6 / 501
     assert table.loc["good", "deletion_diff"] == pytest.approx(-0.1)
@@ -118,7 +120,7 @@ def test_p_values_carry_holms_correction_over_the_whole_table(store: Path) -> No
 
 
 def test_an_unknown_or_ambiguous_reference_is_refused(store: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown reference method 'plian' .did you mean 'plain'"):
+    with pytest.raises(ConfigError, match=r"unknown reference method 'plian' .did you mean 'plain'"):
         load_table(store, reference="plian")
     write_cell(store, "twice", {"energy": pairs(IMAGES, energy=BASE)}, rank=1)
     write_cell(store, "twice", {"energy": pairs(IMAGES, energy=BASE)}, rank=2)
@@ -193,7 +195,10 @@ def test_latex_compiles(store: Path, tmp_path: Path) -> None:
         "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\\end{document}\n"
     )
     made = subprocess.run(
-        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, capture_output=True, text=True
+        ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert made.returncode == 0, made.stdout[-2000:]
 
@@ -256,3 +261,9 @@ def test_command_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
         error = capsys.readouterr().err
         assert says in error
         assert error.count("\n") == 1
+
+
+def test_options_in_brackets_are_no_part_of_a_name_but_counts_are(store: Path) -> None:
+    assert layout.bare("energy[limit=4]") == "energy"
+    assert layout.bare("energy[limit=4].n_failed") == "energy[limit=4].n_failed"
+    assert layout.bare("energy") == "energy"

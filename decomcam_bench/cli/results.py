@@ -1,0 +1,84 @@
+"""``decomcam-bench results``: look after a results store."""
+
+from __future__ import annotations
+
+import argparse
+
+from decomcam_bench.cli import add_command
+
+_EXAMPLES = """\
+  decomcam-bench results list
+  decomcam-bench results show 2c0d25                  a key may be cut short
+  decomcam-bench results compare 2c0d25 07edae --metric energy
+  decomcam-bench results gc --dry-run                 what an interrupted run left behind
+  decomcam-bench results export --out records.parquet
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = add_command(subparsers, "results", "find, inspect, compare, clean and export results", _EXAMPLES)
+    parser.add_argument("action", choices=("list", "show", "compare", "gc", "export"))
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="of cells: one to show, two to compare, any to export")
+    parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    parser.add_argument("--metric", metavar="NAME", help="compare, export: only this metric")
+    parser.add_argument("--images", type=int, default=10, metavar="N", help="compare: images to show (default: 10)")
+    parser.add_argument("--dry-run", action="store_true", help="gc: remove nothing")
+    parser.add_argument("--out", metavar="FILE", help="export: a .csv or .parquet file")
+    parser.set_defaults(execute=execute)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.errors import ConfigError, StoreError
+    from decomcam_bench.results import housekeeping
+    from decomcam_bench.results.store import Store
+
+    wanted = {"list": 0, "show": 1, "compare": 2, "gc": 0}.get(arguments.action)
+    if wanted is not None and len(arguments.keys) != wanted:
+        raise ConfigError(f"results {arguments.action} takes {wanted or 'no'} KEY{'s' if wanted == 2 else ''}")
+    if arguments.action == "gc":
+        lines = housekeeping.collect_garbage(arguments.results, arguments.dry_run)
+        print("\n".join(lines) if lines else "nothing to remove")
+        return 0
+    if not Store(arguments.results).cells():
+        raise StoreError(f"--results {arguments.results}: no results there; `decomcam-bench run` makes some")
+    if arguments.action == "list":
+        from decomcam_bench.results.tables import render
+
+        print(render(housekeeping.listing(arguments.results), "md"), end="")
+    elif arguments.action == "show":
+        import json
+
+        print(json.dumps(housekeeping.describe(housekeeping.find_cell(arguments.results, arguments.keys[0])), indent=2))
+    elif arguments.action == "export":
+        if not arguments.out:
+            raise ConfigError("results export needs --out FILE, ending in .csv or .parquet")
+        rows = housekeeping.export(arguments.results, arguments.out, arguments.keys, arguments.metric)
+        print(f"{arguments.out}: {rows} records")
+    else:
+        _compare(arguments)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from decomcam_bench.errors import ConfigError
+    from decomcam_bench.results import housekeeping
+    from decomcam_bench.results.regression import differences
+    from decomcam_bench.results.tables import markdown
+
+    if arguments.images < 0:
+        raise ConfigError(f"--images {arguments.images}: must be at least 0")
+    first, second = (housekeeping.find_cell(arguments.results, key) for key in arguments.keys)
+    for line in differences(first.identity, second.identity):
+        print(line)
+    for found in housekeeping.compare_cells(first, second, arguments.metric):
+        paired = found.paired
+        print(
+            f"\n{found.column}: second - first = {paired.difference:+.4g} [{paired.low:+.4g}, {paired.high:+.4g}], "
+            f"p = {paired.p:.2g}, {paired.pairs} pairs of {paired.images} images, {paired.left_out} left out"
+        )
+        rows = [
+            [str(image), *(f"{row[name]:.4g}" for name in ("first", "second", "change"))]
+            for image, row in found.images.head(arguments.images).iterrows()
+        ]
+        if rows:
+            print(markdown(("image", "first", "second", "change"), rows), end="")

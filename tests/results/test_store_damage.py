@@ -1,0 +1,222 @@
+"""Stores broken in every way a user would: a clear line or a recomputation, never a wrong table."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from decomcam_bench.cli import main
+from decomcam_bench.config import load_config
+from decomcam_bench.engine import run
+from decomcam_bench.errors import StoreError
+from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, export, find_cell
+from decomcam_bench.results.store import RECORDS, Cell, Store
+from decomcam_bench.results.tables import load_table, unfinished
+from tests.results.stores import pairs, write_cell
+
+IMAGES = 40
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Cell:
+    return write_cell(tmp_path, "good", {"energy": pairs(IMAGES, energy=np.linspace(0, 1, IMAGES))})
+
+
+def metric_part(cell: Cell, number: int = 1) -> Path:
+    return cell.part(next(iter(cell.metrics())), number)
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("which", ["records", "metric"])
+def test_a_deleted_part_is_no_number_but_unfinished(cell: Cell, tmp_path: Path, which: str) -> None:
+    (cell.part(RECORDS, 1) if which == "records" else metric_part(cell)).unlink()
+    table = load_table(tmp_path)
+    if which == "metric":
+        assert table["energy"].isna().all()
+    else:
+        assert table["n_expected"].tolist() == [24]
+    assert "2 of 3 parts" in unfinished(tmp_path)[0]
+
+
+def test_a_truncated_part_is_refused_by_name(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cell.part(RECORDS, 1)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert str(path) in error_of(["table", "--results", str(tmp_path)], capsys)
+    assert cell.sealed(RECORDS) == {0, 2}
+
+
+def test_flipped_bytes_never_make_another_number(cell: Cell, tmp_path: Path) -> None:
+    path, whole = metric_part(cell), metric_part(cell).read_bytes()
+    for position in range(4, len(whole), len(whole) // 12):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        try:
+            number = load_table(tmp_path)["energy"].iloc[0]
+        except StoreError:
+            continue
+        # A footer that cannot be read makes the part absent; elsewhere nothing was stored.
+        assert np.isnan(number) or number == pytest.approx(0.5), position
+
+
+def test_a_part_of_another_cell_is_refused(cell: Cell, tmp_path: Path) -> None:
+    other = write_cell(tmp_path, "other", {"energy": pairs(IMAGES, energy=0.9)})
+    metric_part(cell).write_bytes(metric_part(other).read_bytes())
+    assert load_table(tmp_path).set_index("method").loc["good", "energy"] != load_table(tmp_path)["energy"][1]
+    assert np.isnan(load_table(tmp_path).set_index("method").loc["good", "energy"])
+
+
+def test_newer_files_are_refused_with_the_remedy(
+    cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = cell.folder / "cell.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 99}))
+    assert "pip install -U decomcam-bench" in error_of(["table", "--results", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "1"}'])
+def test_a_damaged_description_is_refused(
+    cell: Cell, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cell.folder / "cell.json").write_text(text)
+    assert "cell.json" in error_of(["table", "--results", str(tmp_path)], capsys)
+
+
+def test_a_renamed_cell_is_refused(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cell.folder.rename(cell.folder.with_name("0123456789abcdef"))
+    assert cell.key in error_of(["table", "--results", str(tmp_path)], capsys)
+
+
+def test_a_cell_in_use_cannot_be_written_by_another(cell: Cell, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(str(tmp_path), cell.key, ready, done))
+    holder.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(StoreError, match=f"process {holder.pid}"), Store(tmp_path).locked([cell]):
+            pass
+        assert collect_garbage(tmp_path) == [f"kept {cell.key}: it is being written"]
+        assert load_table(tmp_path)["energy"].notna().all()
+    finally:
+        done.set()
+        holder.join(60)
+    with Store(tmp_path).locked([cell]):
+        pass
+
+
+def _hold(root: str, key: str, ready: object, done: object) -> None:
+    store = Store(root)
+    held = store.cell(key)
+    assert held is not None
+    with store.locked([held]):
+        ready.set()  # type: ignore[attr-defined]
+        done.wait(60)  # type: ignore[attr-defined]
+
+
+def test_a_run_heals_what_was_broken(tmp_path: Path) -> None:
+    words = ["method=center", "metric=energy", "limit=40", "workers=0", "device=cpu", f"results={tmp_path}"]
+    run(load_config(words))
+    before = load_table(tmp_path)
+    (cell,) = Store(tmp_path).cells()
+    metric_part(cell, 0).unlink()
+    path = cell.part(RECORDS, 1)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = run(load_config(words))
+    assert again.computed_images == 32
+    pd.testing.assert_frame_equal(load_table(tmp_path), before)
+
+
+def test_gc_removes_leftovers_alone(cell: Cell, tmp_path: Path) -> None:
+    before = load_table(tmp_path)
+    (cell.folder / "records" / ".part-00000.parquet.1.tmp").write_bytes(b"x")
+    empty = write_cell(tmp_path, "empty", {"energy": pairs(IMAGES, energy=0.5)})
+    for part in range(empty.parts):
+        empty.part(RECORDS, part).unlink()
+        metric_part(empty, part).unlink()
+    partial = write_cell(tmp_path, "partial", {"energy": pairs(IMAGES, energy=0.5)})
+    partial.part(RECORDS, 2).write_bytes(b"cut")
+    (tmp_path / "cells" / "0000000000000000").mkdir()
+    planned = collect_garbage(tmp_path, dry_run=True)
+    assert len(planned) == 4
+    assert empty.folder.is_dir()
+    assert collect_garbage(tmp_path) == planned
+    assert not empty.folder.exists()
+    assert not (tmp_path / "cells" / "0000000000000000").exists()
+    assert partial.sealed(RECORDS) == {0, 1}
+    assert not partial.part(RECORDS, 2).exists()
+    assert collect_garbage(tmp_path) == []
+    pd.testing.assert_frame_equal(load_table(tmp_path, [cell.key]), before)
+
+
+def test_gc_leaves_newer_cells_alone(cell: Cell, tmp_path: Path) -> None:
+    file = cell.folder / "cell.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 99}))
+    (line,) = collect_garbage(tmp_path)
+    assert line.startswith(f"kept {cell.key}")
+    assert file.exists()
+
+
+def test_two_cells_are_compared_image_by_image(cell: Cell, tmp_path: Path) -> None:
+    values = np.linspace(0, 1, IMAGES)
+    values[7] -= 0.9
+    values[3] += 0.2
+    other = write_cell(tmp_path, "other", {"energy": pairs(IMAGES, energy=values)})
+    (found,) = compare_cells(cell, other)
+    assert list(found.images.index[:2]) == ["image00007", "image00003"]
+    assert found.images["change"].iloc[0] == pytest.approx(-0.9)
+    assert found.paired.difference == pytest.approx(-0.7 / IMAGES)
+    assert found.images["change"].mean() == pytest.approx(found.paired.difference)
+
+
+def test_cells_without_a_common_metric_are_refused(cell: Cell, tmp_path: Path) -> None:
+    other = write_cell(tmp_path, "other", {"deletion": pairs(IMAGES, deletion=0.5)})
+    with pytest.raises(StoreError, match="no complete metric in common"):
+        compare_cells(cell, other)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_export_has_every_record(tmp_path: Path, suffix: str) -> None:
+    curves = [np.array([1.0, 0.5], dtype=np.float32)] * IMAGES
+    frame = pairs(IMAGES, deletion=np.linspace(0, 1, IMAGES)).assign(deletion_curve=curves)
+    write_cell(tmp_path / "s", "good", {"energy": pairs(IMAGES, energy=0.25), "deletion": frame}, rank=3)
+    out = tmp_path / f"out{suffix}"
+    assert export(tmp_path / "s", out) == 2 * IMAGES
+    read = pd.read_csv(out) if suffix == ".csv" else pq.read_table(out).to_pandas()
+    assert len(read) == 2 * IMAGES
+    assert set(read["metric"]) == {"energy", "deletion"}
+    assert (read["rank"] == 3).all()
+    own = read[read["metric"] == "deletion"]
+    assert own["deletion"].tolist() == pytest.approx(np.linspace(0, 1, IMAGES).tolist())
+    curve = own["deletion_curve"].iloc[0]
+    assert list(json.loads(curve) if isinstance(curve, str) else curve) == [1.0, 0.5]
+
+
+def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ["--results", str(tmp_path)]
+    assert main(["results", "list", *root]) == 0
+    assert cell.key in capsys.readouterr().out
+    assert main(["results", "show", cell.key[:5], *root]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]["energy"]["values"]["energy"] == pytest.approx(0.5)
+    for words, says in (
+        (["show"], "takes 1 KEY"),
+        (["show", "zzzz"], "has no cell zzzz"),
+        (["compare", cell.key], "takes 2 KEYs"),
+        (["export", "--out", "x.json"], "must end in .csv or .parquet"),
+        (["export"], "needs --out"),
+        (["export", "--out", "x.csv", "--metric", "enrgy"], "did you mean 'energy'"),
+    ):
+        assert says in error_of(["results", *words, *root], capsys)
+    assert find_cell(tmp_path, cell.key[:3]).key == cell.key
