@@ -24,22 +24,23 @@ def factorize(matrices: Tensor, rank: int, iterations: int) -> tuple[Tensor, Ten
     # Apple's MPS has no double precision.
     X = matrices.to("cpu" if matrices.device.type == "mps" else matrices.device).double()
     W, H = nndsvd(X, rank)
+    down, flipped = W.mT.contiguous(), X.mT.contiguous()
     for _ in range(iterations):
-        W = _improved(X, W, H)
-        H = _improved(X.mT, H.mT, W.mT).mT
-    return W.to(matrices.device), H.to(matrices.device)
+        down = _improved(flipped, down, H)
+        H = _improved(X, H, down)
+    return down.mT.to(matrices.device), H.to(matrices.device)
 
 
-def _improved(X: Tensor, W: Tensor, H: Tensor) -> Tensor:  # noqa: N803
-    """W with each column in turn at its best value for X = W H."""
-    products, gram = X @ H.mT, H @ H.mT
-    W = W.clone()
-    for k in range(W.shape[2]):
+def _improved(X: Tensor, H: Tensor, W: Tensor) -> Tensor:  # noqa: N803
+    """H (B, q, C) with each row in turn at its best value for X = W^T H, W (B, q, M) held."""
+    products, gram = W @ X, W @ W.mT
+    H = H.clone()
+    for k in range(H.shape[1]):
         curvature = gram[:, k, k, None]
-        gradient = (W @ gram[:, :, k, None]).squeeze(2) - products[:, :, k]
+        gradient = (gram[:, k, None] @ H).squeeze(1) - products[:, k]
         step = torch.where(curvature > 0, gradient / curvature.clamp_min(torch.finfo(X.dtype).tiny), 0.0)
-        W[:, :, k] = (W[:, :, k] - step).clamp_min(0)
-    return W
+        H[:, k] = (H[:, k] - step).clamp_min(0)
+    return H
 
 
 def nndsvd(X: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # noqa: N803
