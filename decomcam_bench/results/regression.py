@@ -221,12 +221,12 @@ def _cell(known: Mapping[str, Any], cell: Cell, tolerances: Tolerances) -> list[
             findings += _metric(known, metric, cell, present[metric["key"]], tolerances)
             continue
         same = [content for content in present.values() if content["name"] == metric["name"]]
-        lines = [differences(metric["identity"], content["identity"]) for content in same]
+        lines: list[list[str]] = [differences(metric["identity"], content["identity"]) for content in same]
         state, why = ("missing", f"metric {metric['name']} was not evaluated")
         if lines:
             state, why = (
                 "incomparable",
-                f"metric {metric['name']} differs in {'; '.join(min(lines, key=lambda found: len(found)))}",
+                f"metric {metric['name']} differs in {'; '.join(min(lines, key=len))}",
             )
         findings += [
             Finding(known["display"], known["key"], c["label"], state, c["direction"], c["value"], why=why)

@@ -153,7 +153,7 @@ class Cell:
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
     said = (schema.metadata or {}).get(b"decomcam_bench")
-    return bool(said) and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
+    return said is not None and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
 
 
 def _schema_of(schema: pa.Schema) -> int:
