@@ -226,7 +226,7 @@ def _cell(known: Mapping[str, Any], cell: Cell, tolerances: Tolerances) -> list[
         if lines:
             state, why = (
                 "incomparable",
-                f"metric {metric['name']} differs in {'; '.join(min(lines, key=len))}",
+                f"metric {metric['name']} differs in {'; '.join(sorted(lines, key=len)[0])}",
             )
         findings += [
             Finding(known["display"], known["key"], c["label"], state, c["direction"], c["value"], why=why)
