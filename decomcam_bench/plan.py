@@ -305,7 +305,9 @@ def _repeat(setting: Setting) -> list[str]:
     """Overrides that ask for this setting again; the path of a data root is left to the reader."""
     words = [f"{group}={getattr(setting, group)['name']}" for group in ("dataset", "model", "method")]
     for group, changed in setting.changed.items():
-        words += [f"{group}.{key}={value}" for key, value in sorted(changed.items()) if key not in ("root", "dir")]
+        kept = {key: value for key, value in sorted(changed.items()) if key not in ("root", "dir")}
+        shown = {key: "null" if value is None else value for key, value in kept.items()}
+        words += [f"{group}.{key}={value}" for key, value in shown.items()]
     for name in ("layer", "rank", "limit", "seed", "precision"):
         value = getattr(setting.keys, name)
         if value not in (None, 0, "fp32"):

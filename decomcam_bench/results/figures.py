@@ -21,7 +21,7 @@ PALETTE = (
 )  # fmt: skip
 MARKERS = "osD^vP*X<>hpd"
 _ARROWS = {"higher": " ↑", "lower": " ↓"}
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -42,7 +42,7 @@ def _plain(text: Any) -> str:
     return str(text).replace("$", r"\$")
 
 
-def styles(names: Sequence[str]) -> dict[str, dict[str, str]]:
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each name, in order of first appearance."""
     return {
         name: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}

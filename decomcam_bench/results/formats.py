@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,8 +140,8 @@ def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[An
     if not number:
         counted = name in COUNTS[:-1] or name == "rank"
         return [Shown("" if _absent(value) else str(value), numeric=counted) for value in values]
-    digits = _decimals(values)
-    texts = ["" if _absent(value) else f"{value:.{digits}f}" for value in values]
+    write = writer(values)
+    texts = ["" if _absent(value) else write(value) for value in values]
     places = [0] * len(values)
     if direction != "none":
         for block in dict.fromkeys(blocks):
@@ -154,9 +154,7 @@ def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[An
     intervals = [""] * len(values)
     if f"{name}_low" in table.columns:
         ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        intervals = [
-            "" if _absent(low) or _absent(high) else f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in ends
-        ]
+        intervals = ["" if _absent(low) or _absent(high) else f"[{write(low)}, {write(high)}]" for low, high in ends]
     stars = [False] * len(values)
     if f"{name}_p" in table.columns:
         stars = [not _absent(p) and p < SIGNIFICANT for p in table[f"{name}_p"]]
@@ -167,10 +165,12 @@ def _absent(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
-def _decimals(values: Sequence[Any]) -> int:
-    """Three for shares, fewer for larger numbers, none where all are whole."""
+def writer(values: Sequence[Any]) -> Callable[[float], str]:
+    """How a column's numbers are written: shares with three decimals, whole numbers with none, and
+    larger ones each by its own size, since a column of rates spans orders of magnitude."""
     known = [abs(float(value)) for value in values if not _absent(value)]
     if known and all(value.is_integer() and value >= 1 for value in known):
-        return 0
-    largest = max(known, default=0.0)
-    return 3 if largest <= 10 else 2 if largest < 100 else 1 if largest < 1000 else 0
+        return lambda value: f"{value:.0f}"
+    if max(known, default=0.0) <= 10:
+        return lambda value: f"{value:.3f}"
+    return lambda value: f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"

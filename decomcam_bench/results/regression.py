@@ -166,7 +166,7 @@ def check(baseline: Mapping[str, Any], results: str | Path, tolerances: Toleranc
         if cell is None:
             findings.append(_absent(known, others, results))
         elif not is_complete(cell):
-            why = f"{len(cell.sealed('records'))} of {cell.parts} parts are there; run its command again"
+            why = f"{len(cell.present('records'))} of {cell.parts} parts are there; run its command again"
             findings.append(Finding(known["display"], known["key"], "", "missing", why=why))
         else:
             findings += _cell(known, cell, tolerances)
@@ -221,12 +221,12 @@ def _cell(known: Mapping[str, Any], cell: Cell, tolerances: Tolerances) -> list[
             findings += _metric(known, metric, cell, present[metric["key"]], tolerances)
             continue
         same = [content for content in present.values() if content["name"] == metric["name"]]
-        lines = [differences(metric["identity"], content["identity"]) for content in same]
+        lines: list[list[str]] = [differences(metric["identity"], content["identity"]) for content in same]
         state, why = ("missing", f"metric {metric['name']} was not evaluated")
         if lines:
             state, why = (
                 "incomparable",
-                f"metric {metric['name']} differs in {'; '.join(min(lines, key=lambda found: len(found)))}",
+                f"metric {metric['name']} differs in {'; '.join(sorted(lines, key=len)[0])}",
             )
         findings += [
             Finding(known["display"], known["key"], c["label"], state, c["direction"], c["value"], why=why)
@@ -244,7 +244,7 @@ def _metric(
         )
 
     if not is_complete(cell, before["key"]):
-        parts = f"{len(cell.sealed(before['key']))} of {cell.parts}"
+        parts = f"{len(cell.present(before['key']))} of {cell.parts}"
         why = f"{parts} parts of metric {before['name']} are there; run its command again"
         return [finding(column, "missing", why=why) for column in before["columns"]]
     records = metric_records(cell, before["key"])

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from decomcam_bench import __version__
 from decomcam_bench.errors import ConfigError, StoreError, UserError
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
-from decomcam_bench.results import figures, layout
+from decomcam_bench.results import figures, formats, layout
 from decomcam_bench.results.experiments import chosen_numbers, with_labels
 from decomcam_bench.results.gallery import Gallery, make_gallery
 from decomcam_bench.results.store import RECORDS, Cell, Store
@@ -147,40 +147,29 @@ def _leaderboard(
 
 
 def _entries(table: pd.DataFrame, name: str, direction: str) -> list[dict[str, Any]]:
+    """Entries of a column; a column without a direction is a label or a count."""
     values = list(table[name])
-    known = sorted({round(v, 3) for v in values if direction and not math.isnan(v)}, reverse=direction == "higher")
-    made = []
-    for row, value in enumerate(values):
-        if direction:
-            empty = math.isnan(value)
-            place = 0 if empty or direction == "none" or len(known) < 2 else known.index(round(value, 3)) + 1
-            low, high = table.get(f"{name}_low"), table.get(f"{name}_high")
-            interval = ""
-            if low is not None and high is not None and not math.isnan(low[row]):
-                interval = f"{low[row]:.3f} – {high[row]:.3f}"
-            text = "" if empty else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
-            made.append(
-                {
-                    "text": text,
-                    "sort": "" if empty else repr(float(value)),
-                    "interval": interval,
-                    "place": place,
-                    "numeric": True,
-                }
-            )
-        else:
-            empty = value is None or value is pd.NA or value != value
-            text = "" if empty else str(value)
-            made.append(
-                {
-                    "text": text,
-                    "sort": text,
-                    "interval": "",
-                    "place": 0,
-                    "numeric": name in ("rank", "n_expected", "n_failed"),
-                }
-            )
-    return made
+    if not direction:
+        texts = ["" if value is None or value is pd.NA or value != value else str(value) for value in values]
+        counted = name in ("rank", "n_expected", "n_failed")
+        return [{"text": text, "sort": text, "interval": "", "place": 0, "numeric": counted} for text in texts]
+    write = formats.writer(values)
+    texts = ["" if math.isnan(value) else write(value) for value in values]
+    # Numbers that read the same share a place.
+    ranked = sorted({float(text) for text in texts if text}, reverse=direction == "higher")
+    judged = direction != "none" and len(ranked) > 1
+    nothing = [math.nan] * len(values)
+    ends = zip(table.get(f"{name}_low", nothing), table.get(f"{name}_high", nothing), strict=True)
+    return [
+        {
+            "text": text,
+            "sort": repr(float(value)) if text else "",
+            "interval": f"{write(low)} – {write(high)}" if high > low else "",
+            "place": ranked.index(float(text)) + 1 if text and judged else 0,
+            "numeric": True,
+        }
+        for value, text, (low, high) in zip(values, texts, ends, strict=True)
+    ]
 
 
 def _drawings(table: pd.DataFrame, cells: Sequence[Cell], better: Mapping[str, str], detail: set[str]) -> list[Drawing]:

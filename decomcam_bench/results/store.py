@@ -92,6 +92,12 @@ class Cell:
         numbers = {int(file.stem[5:]) for file in folder.glob("part-*.*") if file.stem[5:].isdigit()}
         return {number for number in numbers if number < self.parts and self._whole(stream, number)}
 
+    def present(self, stream: str) -> set[int]:
+        """Numbers of the parts of a stream that are there by name; :meth:`read` refuses a damaged one."""
+        folder = self.stream(stream)
+        names = set(os.listdir(folder)) if folder.is_dir() else set()
+        return {number for number in range(self.parts) if self.part(stream, number).name in names}
+
     def _whole(self, stream: str, number: int) -> bool:
         try:
             if stream == "maps":
@@ -119,36 +125,46 @@ class Cell:
         Raises:
             StoreError: for a part that is damaged or belongs to another cell.
         """
-        present = [number for number in range(self.parts) if self.part(stream, number).exists()]
-        frames = [self.read_part(stream, number, wanted) for number in present]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        tables = [self._read_table(stream, number, wanted) for number in sorted(self.present(stream))]
+        if not tables:
+            return pd.DataFrame()
+        return pa.concat_tables(tables, promote_options="permissive").to_pandas(ignore_metadata=True)
 
-    def read_part(
-        self, stream: str, number: int, wanted: Callable[[str], bool] | None = None
-    ) -> pd.DataFrame:
-        """The records of one part that is there; arguments as :meth:`read`.
+    def read_part(self, stream: str, number: int, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
+        """The records of one part that is there; arguments and errors as :meth:`read`."""
+        return self._read_table(stream, number, wanted).to_pandas(ignore_metadata=True)
 
-        Raises:
-            StoreError: when it is damaged or belongs to another cell.
-        """
+    def _read_table(self, stream: str, number: int, wanted: Callable[[str], bool] | None) -> pa.Table:
         path = self.part(stream, number)
         try:
             file = pq.ParquetFile(path, page_checksum_verification=True)
             columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
             table = file.read(columns)
-            own, frame = _check(table.schema, self.key, stream, number), table.to_pandas()
+            own, newer = _check(table.schema, self.key, stream, number), _schema_of(table.schema) > SCHEMA
+            pandas_metadata = table.schema.pandas_metadata
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise StoreError(
                 f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
             ) from error
-        if not own:
+        if newer:
+            raise StoreError(
+                f"{path}: written by a newer decomcam-bench (schema {_schema_of(table.schema)}, this one reads "
+                f"{SCHEMA}); upgrade with pip install -U decomcam-bench"
+            )
+        if not own or not pandas_metadata:
             raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
-        return frame
+        # Parts differ in what their metadata say of themselves.
+        return table.replace_schema_metadata({b"pandas": table.schema.metadata[b"pandas"]})
 
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
     said = (schema.metadata or {}).get(b"decomcam_bench")
     return said is not None and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
+
+
+def _schema_of(schema: pa.Schema) -> int:
+    said = (schema.metadata or {}).get(b"decomcam_bench")
+    return int(json.loads(said)["schema"]) if said else 0
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from decomcam_bench.errors import ConfigError, StoreError, unknown
+from decomcam_bench.metrics.sums import ImageSums
 from decomcam_bench.results.store import RECORDS, Cell, Store
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
@@ -18,6 +19,8 @@ from decomcam_bench.results.values import evaluated, metric_of, metric_records
 IDENTITY = ("dataset", "model", "layer", "method", "rank")
 #: Columns behind the metrics: pairs for which a map was asked for and made, and the cell key.
 COUNTS = ("n_expected", "n_evaluated", "n_skipped", "n_failed", "key")
+#: What the numbers of a complete metric follow from, by keys of cell and metric.
+SumsOf: TypeAlias = dict[tuple[str, str], ImageSums]
 FORMATS = ("md", "csv", "json", "latex", "html")
 
 
@@ -81,10 +84,11 @@ def load_table(
         cells = sorted(store.cells(), key=order)
     else:
         cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
-    rows = [_row(cell, details) for cell in cells]
+    sums: SumsOf = {}
+    rows = [_row(cell, details, sums) for cell in cells]
     columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
     if intervals or reference:
-        columns = _add_uncertainty(rows, columns, cells, details, intervals, reference, resamples, seed)
+        columns = _add_uncertainty(rows, columns, cells, sums, details, intervals, reference, resamples, seed)
     table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
     return table.astype({"rank": "Int64", **dict.fromkeys(COUNTS[:-1], "Int64")})
 
@@ -93,6 +97,7 @@ def _add_uncertainty(
     rows: list[dict[str, Any]],
     columns: list[str],
     cells: Sequence[Cell],
+    sums: SumsOf,
     details: bool,
     intervals: bool,
     reference: str | None,
@@ -104,7 +109,7 @@ def _add_uncertainty(
 
     extra: list[dict[str, float]] = [{} for _ in cells]
     if intervals:
-        for own, found in zip(extra, interval_columns(cells, resamples, seed), strict=True):
+        for own, found in zip(extra, interval_columns(cells, sums, resamples, seed), strict=True):
             own.update(found)
     if reference:
         for own, found in zip(extra, comparison_columns(cells, reference, resamples, seed, details), strict=True):
@@ -132,8 +137,8 @@ def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
 
 
 def is_complete(cell: Cell, stream: str = RECORDS) -> bool:
-    """Whether all parts of a stream are sealed and whole."""
-    return len(cell.sealed(stream)) == cell.parts
+    """Whether all parts of a stream are there; whoever reads a damaged one gets an error."""
+    return len(cell.present(stream)) == cell.parts
 
 
 def counts(records: pd.DataFrame) -> dict[str, int]:
@@ -160,15 +165,21 @@ def metric_values(cell: Cell, metric_key: str, content: Mapping[str, Any]) -> di
     return {column["label"]: found[column["name"]] for column in content["columns"]}
 
 
-def _row(cell: Cell, details: bool) -> dict[str, Any]:
+def _row(cell: Cell, details: bool, sums: SumsOf) -> dict[str, Any]:
+    """The row of a cell; what its numbers follow from is added to ``sums``."""
     row: dict[str, Any] = {name: cell.display[name] for name in IDENTITY}
     for metric_key, content in cell.metrics().items():
         shown = [c["label"] for c in content["columns"] if details or not c.get("detail")]
         whole = is_complete(cell, metric_key)
-        values = metric_values(cell, metric_key, content) if whole else {}
+        records = metric_records(cell, metric_key) if whole or details else pd.DataFrame()
+        good = evaluated(records)
+        values: dict[str, float] = {}
+        if whole and len(good):
+            sums[cell.key, metric_key] = metric_of(content).image_sums(good)
+            found = sums[cell.key, metric_key].aggregate()
+            values = {column["label"]: found[column["name"]] for column in content["columns"]}
         row.update({name: values.get(name, math.nan) for name in shown})
         if details:
-            records = metric_records(cell, metric_key)
             prefix = content["columns"][0]["label"]
             row.update({f"{prefix}.{name}": count for name, count in counts(records).items()})
     row.update(counts(cell.read(RECORDS, lambda name: name == "status")))
@@ -185,7 +196,7 @@ def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[s
         streams = [RECORDS, *cell.metrics()]
         missing = [name for name in streams if not is_complete(cell, name)]
         if missing:
-            have = min(len(cell.sealed(name)) for name in streams)
+            have = min(len(cell.present(name)) for name in streams)
             lines.append(
                 f"cell {cell.key} ({cell.display['method']} on {cell.display['dataset']}) is unfinished: "
                 f"{have} of {cell.parts} parts; run its command again to finish it"

@@ -13,7 +13,7 @@ from decomcam_bench.errors import ConfigError, unknown
 from decomcam_bench.metrics.sums import ImageSums, Totals
 from decomcam_bench.results.statistics import RESAMPLES, Interval, bootstrap, compare, holm
 from decomcam_bench.results.store import Cell
-from decomcam_bench.results.tables import is_complete
+from decomcam_bench.results.tables import SumsOf, is_complete
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
 #: Columns of sums that are resampled with the same draw. Fractions in more than these would be
@@ -85,22 +85,19 @@ def _beside(several: Sequence[ImageSums]) -> ImageSums:
     return ImageSums(several[0].image_ids, matrix, combine)
 
 
-def interval_columns(cells: Sequence[Cell], resamples: int = RESAMPLES, seed: int = 0) -> list[dict[str, float]]:
+def interval_columns(
+    cells: Sequence[Cell], sums: SumsOf, resamples: int = RESAMPLES, seed: int = 0
+) -> list[dict[str, float]]:
     """For each cell ``LABEL_low`` and ``LABEL_high`` of every number: 95 % by resampling images."""
-    sums: dict[tuple[int, str], ImageSums] = {}
-    contents: dict[tuple[int, str], Mapping[str, Any]] = {}
-    for place, cell in enumerate(cells):
+    found = bootstrap_many(sums, resamples, seed)
+    columns: list[dict[str, float]] = []
+    for cell in cells:
+        own: dict[str, float] = {}
         for key, content in cell.metrics().items():
-            records = evaluated(metric_records(cell, key)) if is_complete(cell, key) else ()
-            if len(records):
-                sums[place, key] = metric_of(content).image_sums(records)
-                contents[place, key] = content
-    columns: list[dict[str, float]] = [{} for _ in cells]
-    for (place, key), intervals in bootstrap_many(sums, resamples, seed).items():
-        for column in contents[place, key]["columns"]:
-            interval = intervals[column["name"]]
-            columns[place][f"{column['label']}_low"] = interval.low
-            columns[place][f"{column['label']}_high"] = interval.high
+            for column in content["columns"] if (cell.key, key) in found else ():
+                interval = found[cell.key, key][column["name"]]
+                own.update({f"{column['label']}_low": interval.low, f"{column['label']}_high": interval.high})
+        columns.append(own)
     return columns
 
 

@@ -74,8 +74,19 @@ def test_flipped_bytes_never_make_another_number(cell: Cell, tmp_path: Path) -> 
 def test_a_part_of_another_cell_is_refused(cell: Cell, tmp_path: Path) -> None:
     other = write_cell(tmp_path, "other", {"energy": pairs(IMAGES, energy=0.9)})
     metric_part(cell).write_bytes(metric_part(other).read_bytes())
-    assert load_table(tmp_path).set_index("method").loc["good", "energy"] != load_table(tmp_path)["energy"][1]
-    assert np.isnan(load_table(tmp_path).set_index("method").loc["good", "energy"])
+    with pytest.raises(StoreError, match="belongs to another cell"):
+        load_table(tmp_path)
+    assert cell.sealed(next(iter(cell.metrics()))) == {0, 2}
+
+
+def test_a_part_of_a_newer_version_is_refused(cell: Cell, tmp_path: Path) -> None:
+    path = metric_part(cell)
+    table = pq.read_table(path)
+    said = {**json.loads(table.schema.metadata[b"decomcam_bench"]), "schema": 99}
+    newer = {**table.schema.metadata, b"decomcam_bench": json.dumps(said).encode()}
+    pq.write_table(table.replace_schema_metadata(newer), path)
+    with pytest.raises(StoreError, match="pip install -U decomcam-bench"):
+        load_table(tmp_path)
 
 
 def test_newer_files_are_refused_with_the_remedy(

@@ -267,3 +267,10 @@ def test_options_in_brackets_are_no_part_of_a_name_but_counts_are(store: Path) -
     assert layout.bare("energy[limit=4]") == "energy"
     assert layout.bare("energy[limit=4].n_failed") == "energy[limit=4].n_failed"
     assert layout.bare("energy") == "energy"
+
+
+def test_rates_over_orders_of_magnitude_all_stay_readable() -> None:
+    table = pd.DataFrame({"method": list("abc"), "speed": [1082.3, 23.456, 0.4321], "count": [257.0, 1.0, 11.0]})
+    text = formats.latex(table, {"speed": "higher", "count": "lower"})
+    for number in ("1082", "23.5", "0.43", "257", " \\textbf{1} ", "\\underline{11} "):
+        assert number in text, number
