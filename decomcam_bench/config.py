@@ -7,9 +7,11 @@ Comma lists sweep. This module composes and checks; it opens no data and loads n
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -23,6 +25,8 @@ from decomcam_bench import registry
 from decomcam_bench.errors import ConfigError, did_you_mean, unknown
 
 GROUPS = ("dataset", "model", "method", "metric")
+#: Other spellings of a key.
+ALIASES = {"maps.dir": "method.dir"}
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,8 @@ class RunKeys:
             if value is not None and value < low:
                 raise ConfigError(f"{name}={value}: must be at least {low}")
         if self.precision not in ("fp32", "fp16", "bf16"):
-            raise ConfigError(
-                f"precision={self.precision}: valid: fp32, fp16, bf16{did_you_mean(self.precision, ['fp32', 'fp16', 'bf16'])}"
-            )
+            near = did_you_mean(self.precision, ["fp32", "fp16", "bf16"])
+            raise ConfigError(f"precision={self.precision}: valid: fp32, fp16, bf16{near}")
         if not self.results:
             raise ConfigError("results=: name a folder for the store")
 
@@ -89,10 +92,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class MetricChoice:
-    """One composed metric: ``config`` has ``name``, ``impl`` and options; ``changed`` the overridden."""
+    """One composed metric.
+
+    Attributes:
+        config: ``name``, ``impl`` and options.
+        changed: options that an override set.
+        asked: named by an override, not by the data set.
+    """
 
     config: Mapping[str, Any]
     changed: Mapping[str, Any]
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
         models = _variants("model", model_names, model_options, reached)
         metric_names = _choices(values, "metric", dataset.get("metrics") or ["pointing", "energy"])
         chosen = tuple(
-            MetricChoice(config, changed)
+            MetricChoice(config, changed, "metric" in values)
             for config, changed in _variants("metric", metric_names, options["metric"], reached)
         )
         for (model, model_changed), (method, method_changed), keys in itertools.product(models, methods, key_sets):
@@ -175,7 +185,7 @@ def _parse(overrides: Sequence[str]) -> dict[str, list[Any]]:
     for override in parsed:
         if override.is_delete():
             raise ConfigError(f"'{override.input_line}': overrides cannot delete a key; write it as key=value")
-        key = override.key_or_group
+        key = ALIASES.get(override.key_or_group, override.key_or_group)
         if override.is_sweep_override():
             found = [_scalar(text) for text in override.sweep_string_iterator()]
         else:
@@ -242,11 +252,16 @@ def _architectures(
 
 
 def _compose(choices: Mapping[str, str]) -> dict[str, Any]:
-    """Hydra's composition of ``config.yaml`` with one choice of each group."""
+    """Hydra's composition of ``config.yaml`` with choices of groups."""
+    return copy.deepcopy(_composed(tuple(choices.items())))
+
+
+@cache
+def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     try:
         with initialize_config_dir(config_dir=str(registry.config_folder()), version_base="1.3"):
-            config = compose("config", overrides=[f"{group}={name}" for group, name in choices.items()])
-        return dict(OmegaConf.to_container(config))  # type: ignore[call-overload]
+            config = compose("config", overrides=[f"{group}={name}" for group, name in choices])
+        return {str(key): value for key, value in dict(OmegaConf.to_container(config)).items()}  # type: ignore[arg-type]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"configs: {str(error).splitlines()[0]}") from error
 
@@ -271,7 +286,10 @@ def _variants(
                 raise ConfigError(f"{group}={name} needs {group}.impl=package.module:Class")
             if name == "custom" and group == "method":
                 config["name"] = str(config["impl"]).rpartition(":")[2]
-            registry.build(group, config)
+            if group == "dataset":
+                registry.options(group, config)
+            else:
+                registry.build(group, config)
             variants.append((config, changed))
     return variants
 

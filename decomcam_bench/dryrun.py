@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,13 +15,12 @@ from decomcam_bench.results.store import RECORDS, part_size
 _NOMINAL = {"cpu": 2.0e10, "cuda": 1.0e13}
 
 
-def count(group: Group, batch_size: int, parts: set[int] | None = None) -> Amount:
-    """Images, pairs and chunks of a group, in all parts or in some."""
-    amount = Amount()
+def count(group: Group, batch_size: int) -> list[Amount]:
+    """Images, pairs and chunks of each part of a group."""
     size = part_size(group.images)
+    amounts = []
     for part in range(-(-group.images // size)):
-        if parts is not None and part not in parts:
-            continue
+        amount = Amount()
         indices = group.selection.indices[part * size : (part + 1) * size]
         for start in range(0, len(indices), batch_size):
             samples = [group.dataset.sample(index) for index in indices[start : start + batch_size]]
@@ -27,7 +28,17 @@ def count(group: Group, batch_size: int, parts: set[int] | None = None) -> Amoun
             amount.images += len(samples)
             amount.pairs += kept
             amount.chunks += -(-kept // batch_size)
-    return amount
+        amounts.append(amount)
+    return amounts
+
+
+def _sum(amounts: Iterable[Amount]) -> Amount:
+    total = Amount()
+    for amount in amounts:
+        total.images += amount.images
+        total.pairs += amount.pairs
+        total.chunks += amount.chunks
+    return total
 
 
 def describe(plan: Plan) -> str:
@@ -37,20 +48,23 @@ def describe(plan: Plan) -> str:
     total, seconds = Passes(), 0.0
     for group in plan.groups:
         parts = -(-group.images // part_size(group.images))
-        everything = count(group, batch_size)
+        by_part = count(group, batch_size)
+        everything = _sum(by_part)
         lines.append(f"\n{group.label}: {everything.images} images, {everything.pairs} pairs, {parts} parts")
         for cell in group.cells:
             missing = sum(bool(cell.missing(part, save_maps)) for part in range(parts))
             maps = len(cell.done.get(RECORDS, ()))
             state = "done" if not missing else f"{parts - missing} of {parts} parts done"
-            if missing and maps == parts:
+            if missing and not any(cell.to_compute(part, save_maps) for part in range(parts)):
+                state += " (metrics to add to kept maps, without the model)"
+            elif missing and maps == parts:
                 state += " (maps known, metrics to add)"
             rank = f" rank {cell.rank}" if cell.rank else ""
             layer = f" {cell.layer}" if cell.layer else ""
             metrics = ", ".join(str(metric.content["name"]) for metric in cell.metrics)
             lines.append(f"  {cell.key}  {cell.display['method']}{layer}{rank}: {metrics}; {state}")
-        todo = {p for p in range(parts) if any(cell.missing(p, save_maps) for cell in group.cells)}
-        passes = expected_passes(group, count(group, batch_size, todo), save_maps)
+        todo = {p for p in range(parts) if any(cell.to_compute(p, save_maps) for cell in group.cells)}
+        passes = expected_passes(group, _sum(by_part[part] for part in todo), save_maps)
         for name, value in passes.as_dict().items():
             setattr(total, name, getattr(total, name) + value)
         seconds += _seconds(plan, group.model, passes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import resource
 import sys
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,11 +20,15 @@ from decomcam_bench.config import RunConfig, RunKeys
 from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
+from decomcam_bench.kept import pack, work_of
 from decomcam_bench.methods.base import Explanation
-from decomcam_bench.metrics.base import Fail, MapMetric, Metric, ModelMetric, Outcome, PairBatch, PairMap, Skip, Work
+from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Work
+from decomcam_bench.models.clip import Passes
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, Plan, PlannedCell, PlannedMetric, make_plan, shared_cells
 from decomcam_bench.progress import progress
+from decomcam_bench.records import Row, frame, judged, pair_row, record, view_of
+from decomcam_bench.remeasure import remeasure
 from decomcam_bench.results.store import RECORDS, part_size, seal
 
 
@@ -75,7 +79,9 @@ def execute(plan: Plan) -> RunResult:
             for cell in busy:
                 assert cell.cell is not None
                 cell.done = {stream: cell.cell.sealed(stream) for stream in cell.streams(keys.save_maps)}
+                cell.kept = cell.cell.sealed("maps")
             try:
+                result.computed_images += remeasure(group, keys.save_maps, keys.strict)
                 _sweep(group, keys, result)
             except torch.OutOfMemoryError as error:
                 raise UserError(
@@ -84,6 +90,7 @@ def execute(plan: Plan) -> RunResult:
                 ) from error
     result.seconds = time.monotonic() - began
     if result.computed_images:
+        result.passes = result.passes or Passes().as_dict()
         plan.store.write_run(_run_record(plan, result))
     return result
 
@@ -106,6 +113,8 @@ def _sweep(group: Group, keys: RunKeys, result: RunResult) -> None:
     """One pass over the images of a group, part by part."""
     size = part_size(group.images)
     parts = _open_parts(group, keys)
+    if not parts:
+        return
     batches, owner = [], []
     for part in parts:
         positions = range(part * size, min((part + 1) * size, group.images))
@@ -136,9 +145,6 @@ def _sweep(group: Group, keys: RunKeys, result: RunResult) -> None:
         result.passes[name] = result.passes.get(name, 0) + count - before[name]
 
 
-Row = dict[str, Any]
-
-
 class _Part:
     """The records of one part of all cells that miss something of it, in the making."""
 
@@ -149,7 +155,9 @@ class _Part:
         self.values: dict[tuple[str, str], list[Row]] = {
             (cell.key, metric.key): [] for cell in self.cells for metric in cell.metrics
         }
-        self.maps: dict[str, list[tuple[Row, str, np.ndarray]]] = {cell.key: [] for cell in self.cells}
+        self.maps: dict[str, list[tuple[int, int, str, np.ndarray]]] = {cell.key: [] for cell in self.cells}
+        self.without: dict[str, list[tuple[int, int]]] = {cell.key: [] for cell in self.cells}
+        self.channels: dict[str, int] = {}
         self.pending: list[Future[None]] = []
         self.maker = EvidenceMaker(group.model, group.bank, keys.batch_size, group.seed)
         self.layers = sorted({cell.layer for cell in self.cells if cell.layer})
@@ -164,7 +172,8 @@ class _Part:
         if not good:
             return
         model = self.group.model
-        tensors = model.prepare(torch.from_numpy(np.stack([image.pixels for _, image in good if image.pixels is not None])))
+        pixels = np.stack([image.pixels for _, image in good if image.pixels is not None])
+        tensors = model.prepare(torch.from_numpy(pixels))
         backbone = model.backbone(tensors, self.layers)
         pairs = [
             (slot, position, target)
@@ -189,7 +198,7 @@ class _Part:
                 self.group.dataset.region,
             )
             rows = [
-                _row(position, good[slot][1].sample.image_id, target.class_id, target.class_name)
+                pair_row(position, good[slot][1].sample.image_id, target.class_id, target.class_name)
                 for slot, position, target in chunk
             ]
             classes = [tuple(t.class_id for t in image.sample.targets) for _, image in good]
@@ -201,9 +210,9 @@ class _Part:
         lost: list[Row] = []
         if image.error:
             named: list[tuple[int, str]] = [(t.class_id, t.class_name) for t in sample.targets] or [(-1, "")]
-            lost = [_row(position, sample.image_id, *who, status="failed", reason=image.error) for who in named]
+            lost = [pair_row(position, sample.image_id, *who, status="failed", reason=image.error) for who in named]
         lost += [
-            _row(position, sample.image_id, p.class_id, p.class_name, status="failed", reason=str(p))
+            pair_row(position, sample.image_id, p.class_id, p.class_name, status="failed", reason=str(p))
             for p in sample.lost
         ]
         if lost and self.keys.strict:
@@ -221,15 +230,17 @@ class _Part:
             first = cells[0]
             share = (first.layer, first.method.score)
             if share not in evidences:
-                evidences[share] = self.maker.evidence(batch, *share)
+                needs = [c.method.needs for c in self.cells if (c.layer, c.method.score) == share]
+                evidences[share] = self.maker.evidence(batch, *share, frozenset().union(*needs))
             stopwatch = _Stopwatch(self.group.model.device)
             with torch.no_grad():
                 explanations = first.method.explain(evidences[share], [cell.rank for cell in cells])
             seconds, peak = stopwatch.stop()
             channels = evidences[share].image_activations.shape[1]
             for cell in cells:
+                self.channels[cell.key] = channels
                 cost = cell.method.cost(cell.rank, channels)
-                work = Work(1 + cost.scored, cost.head + cost.backward, cost.backward, seconds / len(batch), peak)
+                work = dataclasses.replace(work_of(cost), seconds=seconds / len(batch), peak_mib=peak)
                 self._measure(cell, batch, rows, classes, explanations[cell.rank], work)
 
     def _measure(
@@ -242,17 +253,23 @@ class _Part:
         work: Work,
     ) -> None:
         size = (self.group.model.input_size, self.group.model.input_size)
-        maps = explanation.maps(size).float()
+        # In float32 before upsampling, as maps are kept, so that those read back are the same.
+        explanation = dataclasses.replace(explanation, native=explanation.native.float())
+        maps = explanation.maps(size)
         reasons = _reasons(maps, explanation)
         valid = torch.tensor([not reason for reason in reasons], device=maps.device)
         maps = torch.where(valid[:, None, None], maps, 0.0)
         for row, reason in zip(rows, reasons, strict=True):
-            record = {**row, "status": "failed" if reason else "ok", "reason": reason}
-            self.rows[cell.key].append(record)
+            self.rows[cell.key].append({**row, "status": "failed" if reason else "ok", "reason": reason})
         if self.keys.save_maps:
-            native = explanation.native.float().cpu().numpy()
+            native = explanation.native.cpu().numpy()
             self.maps[cell.key] += [
-                (row, explanation.mode, native[p]) for p, row in enumerate(rows) if not reasons[p]
+                (row["position"], row["class_id"], explanation.mode, native[p])
+                for p, row in enumerate(rows)
+                if not reasons[p]
+            ]
+            self.without[cell.key] += [
+                (row["position"], row["class_id"]) for p, row in enumerate(rows) if reasons[p]
             ]
         by_map = [m for m in cell.metrics if isinstance(m.metric, MapMetric)]
         if by_map:
@@ -271,19 +288,7 @@ class _Part:
         for pair, (image, target) in enumerate(zip(batch.image_of.tolist(), batch.targets, strict=True)):
             geometry = batch.geometries[image]
             own = None if components is None else components[pair]
-            views.append(
-                PairMap(
-                    maps[pair],
-                    geometry.to_original,
-                    target,
-                    geometry.width,
-                    geometry.height,
-                    classes[pair],
-                    own,
-                    whole_image=geometry.mode == "squash",
-                    work=work,
-                )
-            )
+            views.append(view_of(geometry, maps[pair], target, classes[pair], own, work))
         return views
 
     def _look(
@@ -295,8 +300,8 @@ class _Part:
             assert isinstance(metric, MapMetric)
             for row, reason, view in zip(rows, reasons, views, strict=True):
                 if metric.limit is None or row["position"] < metric.limit:
-                    outcome = Fail(reason) if reason else _guarded(metric, view)
-                    self.values[cell.key, planned.key].append({**row, **_record(outcome, metric)})
+                    outcome = judged(metric, view, reason)
+                    self.values[cell.key, planned.key].append({**row, **record(outcome, metric)})
 
     def _model_metric(
         self,
@@ -334,7 +339,7 @@ class _Part:
             outcomes = metric.evaluate_batch(pair_batch)
         for p in asked:
             outcome = Fail(reasons[p]) if reasons[p] else outcomes[p]
-            self.values[cell.key, planned.key].append({**rows[p], **_record(outcome, metric)})
+            self.values[cell.key, planned.key].append({**rows[p], **record(outcome, metric)})
 
     def seal(self, result: RunResult) -> None:
         """Waits for the metrics beside, then writes every stream that is missing."""
@@ -345,7 +350,10 @@ class _Part:
             assert cell.cell is not None
             for stream in cell.missing(self.number, self.keys.save_maps):
                 if stream == "maps":
-                    writes.append((cell.cell, stream, self.number, _map_arrays(self.maps[cell.key])))
+                    side = self.group.model.input_size
+                    channels = self.channels.get(cell.key, 0)
+                    arrays = pack(self.maps[cell.key], self.without[cell.key], (side, side), channels)
+                    writes.append((cell.cell, stream, self.number, arrays))
                     continue
                 rows = self.rows[cell.key] if stream == RECORDS else self.values[cell.key, stream]
                 writes.append((cell.cell, stream, self.number, frame(rows)))
@@ -377,40 +385,6 @@ class _Stopwatch:
         return time.perf_counter() - self.began, peak
 
 
-def _row(position: int, image_id: str, class_id: int, class_name: str, status: str = "ok", reason: str = "") -> Row:
-    return {
-        "position": position,
-        "image_id": image_id,
-        "class_id": class_id,
-        "class_name": class_name,
-        "status": status,
-        "reason": reason,
-    }
-
-
-def _record(outcome: Outcome, metric: Metric) -> Row:
-    if isinstance(outcome, Skip):
-        return {"status": "skipped", "reason": outcome.reason}
-    if isinstance(outcome, Fail):
-        return {"status": "failed", "reason": outcome.reason}
-    bad = [
-        name
-        for name, value in outcome.items()
-        if isinstance(value, float) and not np.isfinite(value) and not (np.isnan(value) and name in metric.undefined)
-    ]
-    if bad:
-        return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}"}
-    return {"status": "ok", "reason": "", **outcome}
-
-
-def _guarded(metric: MapMetric, view: PairMap) -> Outcome:
-    """A pair that a metric cannot digest is a record, not the end of the run."""
-    try:
-        return metric.evaluate(view)
-    except ValueError as error:
-        return Fail(" ".join(str(error).split()))
-
-
 def _reasons(maps: Tensor, explanation: Explanation) -> list[str]:
     """Why each pair has no map, or an empty string."""
     finite = torch.isfinite(maps).flatten(1).all(dim=1).tolist()
@@ -424,26 +398,6 @@ def _reasons(maps: Tensor, explanation: Explanation) -> list[str]:
             reason = "map_zero_mass"
         reasons.append(reason)
     return reasons
-
-
-def frame(rows: list[Row]) -> pd.DataFrame:
-    """Records as a table, sorted by image position and class; values absent from a row are null."""
-    table = pd.DataFrame(rows, columns=None if rows else list(_row(0, "", 0, "")))
-    if rows:
-        table = table.sort_values(["position", "class_id"], kind="stable").reset_index(drop=True)
-    return table.astype(
-        {"position": "int32", "class_id": "int32", "image_id": "str", "class_name": "str", "status": "str", "reason": "str"}
-    )
-
-
-def _map_arrays(kept: list[tuple[Row, str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays of a part of maps: all maps of a cell share one mode and one native size."""
-    return {
-        "image_index": np.array([row["position"] for row, _, _ in kept], dtype=np.int32),
-        "class_id": np.array([row["class_id"] for row, _, _ in kept], dtype=np.int32),
-        "mode": np.array(kept[0][1] if kept else "none"),
-        "native": np.stack([native for _, _, native in kept]) if kept else np.zeros((0, 1, 1), np.float32),
-    }
 
 
 def _run_record(plan: Plan, result: RunResult) -> dict[str, Any]:

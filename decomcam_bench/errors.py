@@ -38,13 +38,21 @@ class StrictError(UserError):
     exit_status = 1
 
 
+def nearest(word: str, valid: Iterable[str], count: int = 1) -> list[str]:
+    """The valid words most like ``word``, whatever their case."""
+    by_lower = {name.lower(): name for name in valid}
+    return [by_lower[near] for near in difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=0.5)]
+
+
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest valid word, or an empty string."""
-    near = difflib.get_close_matches(word.lower(), list(valid), n=1, cutoff=0.5)
+    near = nearest(word, valid)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def unknown(kind: str, word: str, valid: Iterable[str]) -> str:
-    """One line that refuses ``word`` and names the valid ones."""
+    """One line that refuses ``word`` and names the valid ones (the nearest, where they are many)."""
     names = list(valid)
-    return f"unknown {kind} '{word}'{did_you_mean(word, names)}; valid: {', '.join(names)}"
+    shown = names if len(names) <= 40 else nearest(word, names, 8) or names[:8]
+    more = f", ... ({len(names)} in all)" if len(shown) < len(names) else ""
+    return f"unknown {kind} '{word}'{did_you_mean(word, names)}; valid: {', '.join(shown)}{more}"

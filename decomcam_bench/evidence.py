@@ -6,14 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from decomcam_bench.datasets.base import Target
-from decomcam_bench.errors import ModelError
-from decomcam_bench.methods.base import Evidence, Method
+from decomcam_bench.errors import ConfigError, ModelError, unknown
+from decomcam_bench.methods.base import EXTRAS, Evidence, Method
 from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, similarity_to_score
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.towers import LayerState
@@ -23,6 +24,32 @@ def pair_seed(seed: int, image_id: str, class_id: int) -> int:
     """A seed for one pair, the same on every machine and in every order of evaluation."""
     digest = hashlib.sha256(f"{seed}\0{image_id}\0{class_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+#: All that a method may name in its ``needs``.
+NEEDS = ("gradients", "score", "head", "object_masks", *EXTRAS)
+
+
+def check_needs(model: ClipModel, method: Method, layer: str) -> None:
+    """Refuses a method that reads what the model cannot give at a layer (empty: it reads none).
+
+    Raises:
+        ConfigError: for a need that does not exist.
+        ModelError: for one that this image tower does not have.
+    """
+    name = type(method).__name__
+    for need in sorted(method.needs):
+        if need not in NEEDS:
+            raise ConfigError(f"method {name}: {unknown('need', need, NEEDS)}")
+        reason = model.tower.lacks(need, layer)
+        if reason:
+            raise ModelError(
+                f"method {name} cannot explain model {model.name}"
+                f"{f' at layer={layer}' if layer else ''}: {reason}; use a model with a ViT tower "
+                f"(toyclip_vit, vit_b32, vit_b16, vit_l14) and one of the layers before its end"
+            )
+        if need == "attentions" and not layer:
+            raise ConfigError(f"method {name}: attentions follow a layer, so a method that needs them reads one")
 
 
 @dataclass
@@ -74,9 +101,14 @@ class EvidenceMaker:
     def __init__(self, model: ClipModel, bank: TextBank, batch_size: int, seed: int) -> None:
         self.model, self.bank, self.batch_size, self.seed = model, bank, batch_size, seed
         self._checked: set[tuple[str, str]] = set()
+        self._surgery: tuple[Backbone | None, dict[tuple[int, str], tuple[Tensor, Tensor]]] = (None, {})
 
-    def evidence(self, batch: Batch, layer: str, kind: str) -> Evidence:
-        """What the model saw of the pairs at a layer (empty: none), scored by ``kind``."""
+    def evidence(self, batch: Batch, layer: str, kind: str, needs: frozenset[str] = frozenset()) -> Evidence:
+        """What the model saw of the pairs at a layer (empty: none), scored by ``kind``.
+
+        Args:
+            needs: of the methods that it is for; only the extras among them are given.
+        """
         model, bank = self.model, self.bank
         count = len(batch.images)
         state = batch.backbone.states[layer] if layer else LayerState(batch.images.new_zeros(count, 0, 1, 1))
@@ -98,6 +130,15 @@ class EvidenceMaker:
             self._check(layer, kind, found, batch)
             return found
 
+        def attentions() -> Tensor:
+            return model.attentions(layer, state, batch.image_of, batch.class_ids, bank, kind, self.batch_size)
+
+        extras: dict[str, Callable[..., Any]] = {
+            "attentions": attentions,
+            "surgery_features": lambda blocks, values: self._surgery_features(batch, blocks, values),
+            "text_embeddings": lambda: bank.embeddings,
+            "class_ids": lambda: batch.class_ids,
+        }
         images_of = batch.image_of.tolist()
         return Evidence(
             images=batch.images,
@@ -113,8 +154,23 @@ class EvidenceMaker:
                 for image, target in zip(images_of, batch.targets, strict=True)
             ],
             object_masks=batch.object_masks,
+            extras={name: make for name, make in extras.items() if name in needs},
+            pair_names=[
+                (batch.image_ids[image], target.class_id)
+                for image, target in zip(images_of, batch.targets, strict=True)
+            ],
+            map_to_input=lambda pair, found: batch.geometries[images_of[pair]].map_to_input(found),
             batch_size=self.batch_size,
         )
+
+    def _surgery_features(self, batch: Batch, blocks: int, values: str) -> tuple[Tensor, Tensor]:
+        """One pass of the batch's images, kept for the other pairs of the same images."""
+        if self._surgery[0] is not batch.backbone:
+            self._surgery = (batch.backbone, {})
+        kept = self._surgery[1]
+        if (blocks, values) not in kept:
+            kept[blocks, values] = self.model.surgery_features(batch.images, blocks, values)
+        return kept[blocks, values]
 
     def _check(self, layer: str, kind: str, gradients: Tensor, batch: Batch) -> None:
         """Refuses a layer whose gradients are all zero or not finite; looked at once."""
@@ -125,7 +181,9 @@ class EvidenceMaker:
             return
         what = "zero" if bool(torch.isfinite(gradients).all()) else "not finite"
         good = ", ".join(self._working_layers(batch, kind)) or "none of this model"
-        raise ModelError(f"layer={layer}: the gradients of {self.model.name} are {what} there; layers that work: {good}")
+        raise ModelError(
+            f"layer={layer}: the gradients of {self.model.name} are {what} there; layers that work: {good}"
+        )
 
     def _working_layers(self, batch: Batch, kind: str) -> list[str]:
         names = self.model.tower.layers
@@ -138,11 +196,15 @@ class EvidenceMaker:
                 if usable(self.model.gradients(name, states[name], first, batch.class_ids[:1], self.bank, kind))
             ]
 
-    def remap(self, batch: Batch, layer: str, method: Method, rank: int | None) -> Callable[[Tensor], Tensor]:
+    def remap(
+        self, batch: Batch, layer: str, method: Method, rank: int | None
+    ) -> Callable[[Tensor], Tensor] | None:
         """A function from changed images (P, 3, H, W) of the pairs to their maps (P, H, W).
 
-        Every pass that it takes counts as metric-scored.
+        Every pass that it takes counts as metric-scored. None for a method that is not repeatable.
         """
+        if not method.repeatable:
+            return None
 
         def maps_of(images: Tensor) -> Tensor:
             with counted_apart(self.model) as passes:
@@ -157,7 +219,7 @@ class EvidenceMaker:
                     [batch.geometries[image] for image in batch.image_of.tolist()],
                     batch.region,
                 )
-                explanation = method.explain(self.evidence(changed, layer, method.score), [rank])[rank]
+                explanation = method.explain(self.evidence(changed, layer, method.score, method.needs), [rank])[rank]
                 maps = explanation.maps((images.shape[-2], images.shape[-1]))
             self.model.passes.metric_scored += passes.backbone + passes.head + passes.method_scored
             return maps

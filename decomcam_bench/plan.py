@@ -5,8 +5,10 @@ Planning opens data sets and loads models (the key holds their fingerprints), bu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from decomcam_bench import registry
@@ -14,15 +16,18 @@ from decomcam_bench.config import MetricChoice, RunConfig, Setting
 from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.subsets import Selection, select
 from decomcam_bench.errors import ConfigError
+from decomcam_bench.evidence import check_needs
+from decomcam_bench.kept import suffices
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
-from decomcam_bench.models.base import ModelSource
+from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_device
 from decomcam_bench.results.store import RECORDS, Cell, Store, key_of
 
 #: Raised when preprocessing, towers or geometry change what a map is.
 MODEL_VERSION = 1
 #: Options that say where something lies, not what it is.
+_ANNOTATION = frozenset({"box", "mask"})
 PLACES = ("root", "cache_dir", "ids", "checkpoint")
 
 
@@ -43,6 +48,7 @@ class PlannedCell:
         layer: canonical name; empty for a method that reads no layer.
         rank: None for a method without one.
         done: part numbers that the store already has, by stream.
+        kept: part numbers whose maps the store has kept.
     """
 
     identity: Mapping[str, Any]
@@ -53,6 +59,7 @@ class PlannedCell:
     metrics: list[PlannedMetric]
     cell: Cell | None = None
     done: dict[str, set[int]] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
 
     @property
     def key(self) -> str:
@@ -60,6 +67,20 @@ class PlannedCell:
 
     def streams(self, save_maps: bool) -> list[str]:
         return [RECORDS, *(["maps"] if save_maps else []), *(metric.key for metric in self.metrics)]
+
+    def from_kept(self, part: int, save_maps: bool) -> bool:
+        """Whether all that is missing of ``part`` follows from its kept maps, without the model."""
+        missing = self.missing(part, save_maps)
+        wanted = {metric.key: metric.metric for metric in self.metrics}
+        return (
+            all(stream in wanted and suffices(wanted[stream]) for stream in missing)
+            and part in self.done.get(RECORDS, set())
+            and part in self.kept
+        )
+
+    def to_compute(self, part: int, save_maps: bool) -> bool:
+        """Whether something of ``part`` is missing that takes the model."""
+        return bool(self.missing(part, save_maps)) and not self.from_kept(part, save_maps)
 
     def missing(self, part: int, save_maps: bool) -> list[str]:
         """Streams without part ``part``."""
@@ -158,6 +179,7 @@ def _plan_cell(
         layer = group.model.tower.canonical(
             setting.keys.layer or group.source.layer or group.model.tower.default_layer
         )
+    check_needs(group.model, method, layer)
     rank = (setting.keys.rank or method.default_rank) if method.ranked else None
     keys = setting.keys
     identity = {
@@ -171,9 +193,8 @@ def _plan_cell(
         "model": {**model_identity, "version": MODEL_VERSION},
         "layer": layer,
         "method": {
-            "impl": setting.method["impl"],
-            "version": method.version,
-            **{f.name: _plain(getattr(method, f.name)) for f in fields(method) if f.init and f.name != "name"},
+            **_implementation(setting.method["impl"], method),
+            **{name: _plain(value) for name, value in method.identity.items()},
         },
         "rank": rank,
         "precision": keys.precision,
@@ -193,19 +214,49 @@ def _plan_cell(
         "rank": rank,
         "overrides": _repeat(setting),
     }
-    metrics = [_plan_metric(choice, group.dataset, number) for number, choice in enumerate(choices)]
+    usable = _usable(choices, group.dataset)
+    metrics = [_plan_metric(choice, group.dataset, number) for number, choice in enumerate(usable)]
     planned = PlannedCell(identity, display, layer, method, rank, metrics)
     planned.cell = store.cell(planned.key)
     if planned.cell is not None:
         streams = planned.streams(keys.save_maps)
         planned.done = {stream: planned.cell.sealed(stream) for stream in streams}
+        planned.kept = planned.cell.sealed("maps")
     return planned
+
+
+def _usable(choices: Sequence[MetricChoice], dataset: Dataset) -> list[MetricChoice]:
+    """The metrics that the data set's annotation allows.
+
+    Raises:
+        ConfigError: for a metric that was asked for and needs what the data set does not have, or
+            when none of the data set's own is left.
+    """
+    usable, refused = [], []
+    for choice in choices:
+        metric: Metric = registry.build("metric", choice.config).resolve(dataset)
+        missing = sorted(metric.annotation - dataset.available)
+        if not missing:
+            usable.append(choice)
+            continue
+        refused.append(choice.config["name"])
+        if choice.asked:
+            raise ConfigError(
+                f"metric={choice.config['name']}: needs a {missing[0]} for each target, and {dataset.name} has none "
+                f"in this form; metrics that need no annotation: causal, deletion, insertion, average_drop, adcc"
+            )
+    if not usable:
+        raise ConfigError(
+            f"dataset={dataset.name}: has no {', '.join(sorted(_ANNOTATION - dataset.available))} in this form, which "
+            f"{', '.join(refused)} need; ask for a metric that needs none: metric=causal"
+        )
+    return usable
 
 
 def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> PlannedMetric:
     metric: Metric = registry.build("metric", choice.config).resolve(dataset)
     options = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.init and f.name != "name"}
-    identity = {"impl": choice.config["impl"], "version": metric.version, **options}
+    identity = {**_implementation(choice.config["impl"], metric), **options}
     suffix = label("", choice.changed)
     content = {
         "identity": identity,
@@ -220,6 +271,15 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
     return PlannedMetric(key_of(identity), metric, content)
 
 
+def _implementation(path: str, made: Method | Metric) -> dict[str, Any]:
+    """What identifies the code: its version; for code from elsewhere, its source file too."""
+    identity: dict[str, Any] = {"impl": path, "version": made.version}
+    if not path.startswith("decomcam_bench."):
+        source = inspect.getsourcefile(type(made))
+        identity["source"] = hash_file(source) if source else ""
+    return identity
+
+
 def _plain(value: Any) -> Any:
     """Tuples as lists, so that an identity is the same before and after JSON."""
     if isinstance(value, tuple | list):
@@ -232,8 +292,12 @@ def _plain(value: Any) -> Any:
 
 
 def label(name: str, changed: Mapping[str, Any]) -> str:
-    """``name[key=value,...]`` with the options that differ from the YAML; places left out."""
-    shown = [f"{key}={value}" for key, value in sorted(changed.items()) if key not in PLACES and key != "impl"]
+    """``name[key=value,...]`` with the options that differ from the YAML; places left out.
+
+    Of a folder of maps the last part of its path is shown, to tell rows apart.
+    """
+    named = {key: Path(str(value)).name if key == "dir" else value for key, value in changed.items()}
+    shown = [f"{key}={value}" for key, value in sorted(named.items()) if key not in PLACES and key != "impl"]
     return f"{name}[{','.join(shown)}]" if shown else name
 
 
@@ -241,8 +305,8 @@ def _repeat(setting: Setting) -> list[str]:
     """Overrides that ask for this setting again; the path of a data root is left to the reader."""
     words = [f"{group}={getattr(setting, group)['name']}" for group in ("dataset", "model", "method")]
     for group, changed in setting.changed.items():
-        shown = {key: "null" if value is None else value for key, value in sorted(changed.items()) if key != "root"}
-        words += [f"{group}.{key}={value}" for key, value in shown.items()]
+        shown = {key: value for key, value in sorted(changed.items()) if key not in ("root", "dir")}
+        words += [f"{group}.{key}={'null' if value is None else value}" for key, value in shown.items()]
     for name in ("layer", "rank", "limit", "seed", "precision"):
         value = getattr(setting.keys, name)
         if value not in (None, 0, "fp32"):
@@ -262,7 +326,7 @@ class Amount:
 def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Passes:
     """Passes that the unfinished cells of a group need; those of metrics with a limit at most."""
     pairs, images = amount.pairs, amount.images
-    open_cells = [cell for cell in group.cells if any(cell.missing(p, save_maps) for p in range(_parts(group)))]
+    open_cells = [cell for cell in group.cells if any(cell.to_compute(p, save_maps) for p in range(_parts(group)))]
     total = Passes()
     if not open_cells:
         return total
@@ -271,12 +335,14 @@ def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Pa
     gradients = {
         (cell.layer, cell.method.score) for cell in open_cells if "gradients" in cell.method.needs
     }
-    total.backward = total.head = pairs * len(gradients)
+    attentions = {(cell.layer, cell.method.score) for cell in open_cells if "attentions" in cell.method.needs}
+    total.backward = total.head = pairs * (len(gradients) + len(attentions))
     for cells in shared_cells(open_cells):
         first = cells[0]
         channels = shapes[first.layer][0] if first.layer else 0
         largest = max((cell.rank or 0 for cell in cells), default=0) or None
         cost = first.method.cost(largest, channels)
+        total.backbone += images * cost.backbone
         total.head += pairs * cost.head
         total.method_scored += pairs * cost.scored
     size = (group.model.input_size, group.model.input_size)
@@ -296,10 +362,14 @@ def _parts(group: Group) -> int:
 
 
 def shared_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
-    """Cells that differ in rank alone, together: a method explains them in one go."""
+    """Cells that differ in rank alone, together: a method explains them in one go.
+
+    Ranks of a method that are not nested share nothing, so each of its cells stands alone.
+    """
     groups: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        groups.setdefault(key_of({**cell.identity, "rank": None}), []).append(cell)
+        shared = {**cell.identity, "rank": None} if cell.method.nested else cell.identity
+        groups.setdefault(key_of(shared), []).append(cell)
     return list(groups.values())
 
 

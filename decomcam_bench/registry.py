@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,7 @@ def config_folder() -> Path:
     checkout = Path(__file__).resolve().parents[1] / "configs"
     if (checkout / "config.yaml").is_file():
         return checkout
-    import decomcam_bench.configs
-
-    return Path(next(iter(decomcam_bench.configs.__path__)))
+    return Path(next(iter(importlib.import_module("decomcam_bench.configs").__path__)))
 
 
 def names(group: str) -> list[str]:
@@ -36,7 +34,7 @@ def names(group: str) -> list[str]:
     return sorted(file.stem for file in (config_folder() / group).glob("*.yaml") if not file.stem.startswith("_"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(file: Path) -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
 
@@ -68,8 +66,8 @@ def implementation(group: str, path: str) -> type:
     return found
 
 
-def build(group: str, config: Mapping[str, Any]) -> Any:
-    """Makes the object that a composed configuration describes.
+def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the class that a composed configuration describes, with types checked.
 
     Args:
         group: ``dataset``, ``model``, ``method`` or ``metric``; used in messages.
@@ -77,22 +75,31 @@ def build(group: str, config: Mapping[str, Any]) -> Any:
             passed on where the class has such a field.
 
     Raises:
-        ConfigError: for an unknown field, a wrong type, or a value that the class refuses.
+        ConfigError: for an unknown field or a wrong type.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-    cls = implementation(group, config["impl"])
-    options = {key: value for key, value in config.items() if key not in DESCRIPTIVE}
-    fields = [key for key in OmegaConf.structured(cls) if key != "name"]
-    if "name" in OmegaConf.structured(cls):
-        options["name"] = config.get("name", "")
+    template = OmegaConf.structured(implementation(group, config["impl"]))
+    given = {key: value for key, value in config.items() if key not in DESCRIPTIVE}
+    fields = [key for key in template if key != "name"]
+    if "name" in template:
+        given["name"] = config.get("name", "")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), options)
-        values = OmegaConf.to_container(merged, throw_on_missing=True)
-        return cls(**{str(key): value for key, value in dict(values).items()})  # type: ignore[arg-type]
+        merged = OmegaConf.to_container(OmegaConf.merge(template, given), throw_on_missing=True)
+        return {str(key): value for key, value in dict(merged).items()}  # type: ignore[arg-type]
     except ConfigKeyError as error:
         raise ConfigError(unknown(f"key of {group} {config.get('name', '')}", str(error.key), fields)) from error
     except OmegaConfBaseException as error:
-        value = options.get(str(error.key), "")
+        value = given.get(str(error.key), "")
         raise ConfigError(f"{group}.{error.full_key}={value}: {str(error).splitlines()[0]}") from error
+
+
+def build(group: str, config: Mapping[str, Any]) -> Any:
+    """Makes the object that a composed configuration describes; a data set is opened.
+
+    Raises:
+        ConfigError: as :func:`options`, or for a value that the class refuses.
+        UserError: when what it describes cannot be had.
+    """
+    return implementation(group, config["impl"])(**options(group, config))

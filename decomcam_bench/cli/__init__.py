@@ -11,11 +11,25 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from decomcam_bench import __version__
 from decomcam_bench.errors import UserError, did_you_mean
 
-COMMANDS = ("run", "table", "list", "show", "doctor", "data", "check", "baseline", "reproduce", "report", "results")
+COMMANDS = (
+    "run",
+    "table",
+    "list",
+    "show",
+    "doctor",
+    "data",
+    "explain",
+    "reproduce",
+    "report",
+    "check",
+    "baseline",
+    "results",
+)
 
 _EPILOG = """\
 examples:
@@ -23,17 +37,22 @@ examples:
   decomcam-bench run method=decomcam,gradcam rank=1,5,10    a sweep
   decomcam-bench run dataset=voc dataset.root=VOCdevkit     a real benchmark
   decomcam-bench table                                      every cell of the store
+  decomcam-bench explain photo.jpg --text "a cat"           the maps of one picture, as a figure
   decomcam-bench COMMAND --help                             more of each
 """
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a sub-command; returns the exit status: 0, 1 (failed) or 2 (for the user to mend)."""
+    # Not list(): once imported, the sub-command `list` is what that name means in this package.
     arguments = [*(sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in arguments
     parser = _Parser(

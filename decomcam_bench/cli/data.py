@@ -1,4 +1,4 @@
-"""``decomcam-bench data list | verify | prepare``: the benchmarks on this machine."""
+"""``decomcam-bench data list | verify | prepare | export-pairs | export-maps``: the benchmarks on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ _EXAMPLES = """examples:
   decomcam-bench data prepare voc --variant 2007
   decomcam-bench data prepare coco --root /data/coco
   decomcam-bench data verify voc --root /data/VOCdevkit year=2012 split=val --fast
+  decomcam-bench data export-pairs dataset=voc dataset.root=/data/VOCdevkit --out pairs.csv
+  decomcam-bench data export-maps CELL --results results --out maps
 """
+
+
+_ACTIONS = ("list", "verify", "prepare", "export-pairs", "export-maps")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,7 +30,8 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", metavar="list|verify|prepare", required=True)
+    parser.set_defaults(execute=execute)
+    actions = parser.add_subparsers(dest="action", metavar="|".join(_ACTIONS), required=True)
 
     listing = actions.add_parser("list", help="each benchmark: size, licence, citation, what is present")
     listing.add_argument("--format", choices=("text", "json", "names"), default="text", help="default: text")
@@ -45,10 +51,26 @@ def add_parser(subparsers: Any) -> None:
     fetching.add_argument("--mirror", metavar="URL", default="", help="fetch URL/<file name>; checksums hold")
     fetching.add_argument("--keep-archives", action="store_true", help="keep fetched archives after unpacking")
 
+    pairs = actions.add_parser("export-pairs", help="write the pairs of a run as CSV, to compute their maps elsewhere")
+    pairs.add_argument("overrides", nargs="*", metavar="key=value", help="as of `run`: dataset=..., limit=...")
+    pairs.add_argument("--out", metavar="FILE", required=True, help="the CSV to write")
+
+    maps = actions.add_parser("export-maps", help="write the kept maps of a cell as files that method=files reads")
+    maps.add_argument("cell", metavar="CELL", help="key of the cell, as in the table")
+    maps.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    maps.add_argument("--out", metavar="DIR", required=True, help="the folder to write")
+
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs the chosen action; returns the exit status."""
-    return {"list": _list, "verify": _verify, "prepare": _prepare}[arguments.action](arguments)
+    run = {
+        "list": _list,
+        "verify": _verify,
+        "prepare": _prepare,
+        "export-pairs": _export_pairs,
+        "export-maps": _export_maps,
+    }[arguments.action]
+    return run(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -207,3 +229,25 @@ def _prepare(arguments: argparse.Namespace) -> int:
     for number, step in enumerate(entry.manual, start=1):
         print(f"  {number}. {step.format(root=root)}")
     return 1
+
+
+def _export_pairs(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.config import load_config
+    from decomcam_bench.exports import write_pairs
+
+    pairs = write_pairs(load_config(arguments.overrides), Path(arguments.out).expanduser())
+    print(f"{pairs:,} pairs in {arguments.out}; put their maps into one folder under the names in its column `file`")
+    return 0
+
+
+def _export_maps(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.errors import StoreError
+    from decomcam_bench.kept import export
+    from decomcam_bench.results.store import Store
+
+    cell = Store(arguments.results).cell(arguments.cell)
+    if cell is None:
+        raise StoreError(f"--results {arguments.results}: no cell {arguments.cell}; the table ends with the keys")
+    maps = export(cell, Path(arguments.out).expanduser())
+    print(f"{maps:,} maps in {arguments.out}; score them with method=files maps.dir={arguments.out}")
+    return 0

@@ -44,7 +44,7 @@ def _layers(overrides: list[str]) -> list[tuple[str, ...]]:
     from decomcam_bench import registry
     from decomcam_bench.config import load_config
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for setting in {s.model["name"]: s for s in load_config(overrides).settings}.values():
         model = registry.build("model", setting.model).load("cpu", "fp32")
         shapes = model.layer_shapes()

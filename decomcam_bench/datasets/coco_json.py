@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ class CocoIndex:
         Raises:
             DataError: when the file cannot be read or is not of COCO's form.
         """
-        content = _load(file)
+        with _no_collection():
+            return CocoIndex._index(file, _load(file), keep)
+
+    @staticmethod
+    def _index(file: Path, content: dict[str, Any], keep: tuple[str, ...]) -> CocoIndex:
         images, position = _images(file, content["images"])
         keys = ("id", "category_id", "bbox", "segmentation", "iscrowd", *keep)
         annotations: list[list[dict[str, Any]]] = [[] for _ in images]
@@ -87,6 +92,7 @@ class CocoIndex:
             elif "id" in row and _hashable(row["id"]) in seen:
                 row["error"] = f"{label}: the id occurs more than once"
             seen.add(_hashable(row.get("id")))
+            row["category_id"] = _hashable(row.get("category_id"))
             row["segmentation"] = _compact(row.get("segmentation"))
             annotations[place].append(row)
         categories = _categories(file, content["categories"])
@@ -95,18 +101,25 @@ class CocoIndex:
         return CocoIndex(file, images, categories, super_names, annotations, problems)
 
 
-def _load(file: Path) -> dict[str, Any]:
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps the garbage collector from walking millions of small lists again and again."""
     collecting = gc.isenabled()
-    gc.disable()  # millions of small lists: the collector would walk them again and again
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _load(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a JSON file ({error})") from error
-    finally:
-        if collecting:
-            gc.enable()
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
         raise DataError(f"{file}: not a COCO-style file: it needs the lists {', '.join(lists)}")
@@ -163,14 +176,16 @@ def _compact(segmentation: Any) -> Any:
     """Polygons as arrays, a quarter of the memory of lists; anything odd stays for the check."""
     if not isinstance(segmentation, list):
         return segmentation
-    compact = []
-    for polygon in segmentation:
-        regular = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
-        try:
-            compact.append(np.array(polygon, dtype=np.float64) if regular else polygon)
-        except OverflowError:
-            compact.append(polygon)
-    return compact
+    return [_array(polygon) for polygon in segmentation]
+
+
+def _array(polygon: Any) -> Any:
+    try:
+        values = np.array(polygon)
+    except (ValueError, OverflowError):
+        return polygon
+    flat = isinstance(polygon, list) and values.ndim == 1 and values.dtype.kind in "iuf"
+    return values.astype(np.float64, copy=False) if flat else polygon
 
 
 def read_box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:

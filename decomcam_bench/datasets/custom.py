@@ -85,7 +85,7 @@ class Custom(FileDataset):
             raise ConfigError(f"dataset.use={self.use}: valid: box, mask")
         self._file = self._annotation_file()
         self._problems: Sequence[Problem] = ()
-        self._json_names: Sequence[str] = ()
+        self._json_names: list[str] = []
         self._images: list[tuple[str, str, int, int, str]] = []
         self._rows: list[list[_Row]] = []
         if self._file.suffix.lower() == ".csv":
@@ -95,7 +95,8 @@ class Custom(FileDataset):
         if not self._images:
             raise DataError(f"{self._file}: no image in it")
         found: set[tuple[str, bool]] = {(row.name, row.free) for rows in self._rows for row in rows if not row.error}
-        self._classes = sorted(found | {(name, False) for name in self._json_names})
+        found.update((name, False) for name in self._json_names)
+        self._classes = sorted(found)
         self._class_of = {key: number for number, key in enumerate(self._classes)}
         self._image_folder = self._find_images()
 
@@ -134,7 +135,7 @@ class Custom(FileDataset):
         index = CocoIndex.read(self._file, keep=("text", "caption"))
         self._problems = index.problems
         names = dict(index.categories)
-        self._json_names = tuple(names.values())
+        self._json_names = [*names.values()]
         self._images = [(one.image_id, one.file_name, one.width, one.height, one.error) for one in index.images]
         self._rows = [[_json_row(row, names) for row in rows] for rows in index.annotations]
 
@@ -274,6 +275,8 @@ def _csv_row(number: int, line: dict[str, Any]) -> _Row:
     label = f"line {number}"
     text, name = ((line.get(key) or "").strip() for key in ("text", "class"))
     error = "" if text or name else "neither a class nor a text"
+    if None in line:
+        error = "more fields than columns; a text with a comma needs quotes"
     written = [(line.get(key) or "").strip() for key in _BOX]
     box = None
     if any(written):
@@ -281,6 +284,4 @@ def _csv_row(number: int, line: dict[str, Any]) -> _Row:
             box = tuple(float(value) for value in written)
         except ValueError:
             error = error or f"the box ({', '.join(written)}) is not four numbers"
-    if None in line:
-        error = error or "more fields than columns; a text with a comma needs quotes"
     return _Row(label, text or name, bool(text), box, mask_file=(line.get("mask") or "").strip(), error=error)

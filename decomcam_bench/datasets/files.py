@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -130,19 +131,21 @@ def fit_box(box: Sequence[float], width: int, height: int) -> tuple[tuple[float,
     Raises:
         ValueError: for a box that is not finite, has no area, or lies outside the image.
     """
-    values = np.asarray(box, dtype=np.float64)
-    shown = f"({', '.join(f'{value:g}' for value in values)})"
-    if not np.isfinite(values).all():
-        raise ValueError(f"box {shown} is not finite")
-    x0, y0, x1, y1 = values.tolist()
+    x0, y0, x1, y1 = (float(value) for value in box)
+    if not (math.isfinite(x0) and math.isfinite(y0) and math.isfinite(x1) and math.isfinite(y1)):
+        raise ValueError(f"box {_shown(box)} is not finite")
     if x1 <= x0 or y1 <= y0:
-        raise ValueError(f"box {shown} has no area")
+        raise ValueError(f"box {_shown(box)} has no area")
     clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        raise ValueError(f"box {shown} lies outside the image of {width} x {height} pixels")
-    over = max(abs(a - b) for a, b in zip(clipped, values, strict=True))
-    reason = f"box {shown} passes the border of the image of {width} x {height} pixels and was clipped"
-    return clipped, reason if over >= BORDER_TOLERANCE else ""
+        raise ValueError(f"box {_shown(box)} lies outside the image of {width} x {height} pixels")
+    if max(-x0, -y0, x1 - width, y1 - height) < BORDER_TOLERANCE:
+        return clipped, ""
+    return clipped, f"box {_shown(box)} passes the border of the image of {width} x {height} pixels and was clipped"
+
+
+def _shown(box: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in box)})"
 
 
 @dataclass

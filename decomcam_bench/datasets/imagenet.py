@@ -68,7 +68,7 @@ class ImageNet(FileDataset):
         if self._xml is None and self._metadata is None:
             raise self.missing("boxes (ILSVRC2012_bbox_val_v3/val/*.xml, or wsol_metadata/ILSVRC/test/*.txt)")
         self._listed = self._list()
-        self._image_ids, self._repeated = unique_ids(Path(name).stem for name in self._listed)
+        self._image_ids, self._repeated = unique_ids(map(_stem, self._listed))
 
     def _list(self) -> list[str]:
         """Images of the metadata in their order; with XML, every name that has an image or a file."""
@@ -95,7 +95,7 @@ class ImageNet(FileDataset):
         """Hash of the sorted ids with their annotation as it stands in the files, unparsed."""
         rows = []
         for image_id, listed in zip(self._image_ids, self._listed, strict=True):
-            rows.append((image_id, self._label_of.get(Path(listed).stem, ""), self._raw(listed)))
+            rows.append((image_id, self._label_of.get(_stem(listed), ""), self._raw(listed)))
         return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()[:16]
 
     def _raw(self, listed: str) -> Any:
@@ -116,13 +116,13 @@ class ImageNet(FileDataset):
         return self._image_ids[index]
 
     def image_file(self, index: int) -> Path:
-        stem = Path(self._listed[index]).stem
-        return self._files.get(stem) or inside(self.base, f"{stem}.JPEG")
+        stem = _stem(self._listed[index])
+        return Path(self._files[stem]) if stem in self._files else inside(self.base, f"{stem}.JPEG")
 
     def _read(self, index: int) -> Sample:
         image_id, listed = self._image_ids[index], self._listed[index]
         if self._repeated[index]:
-            return Sample(image_id, 0, 0, (), f"{Path(listed).stem}: listed more than once")
+            return Sample(image_id, 0, 0, (), f"{_stem(listed)}: listed more than once")
         try:
             return self._from_metadata(index, listed) if self._metadata else self._from_xml(index, listed)
         except (ValueError, OSError) as error:
@@ -133,7 +133,7 @@ class ImageNet(FileDataset):
         label = self._metadata.label(listed, len(self._class_names))
         width, height = self._metadata.size(listed) or image_size(self.image_file(index))
         gathering = Gathering(str(self._metadata.folder / "localization.txt"), self._image_ids[index], width, height)
-        folder = self._label_of.get(Path(listed).stem)
+        folder = self._label_of.get(_stem(listed))
         if folder is not None and folder != WNIDS[label]:
             reason = f"the image lies in the folder of {folder}, but its label is {label} ({WNIDS[label]})"
             gathering.refuse(reason, label, self.class_names[label])
@@ -175,24 +175,28 @@ def add_boxes(gathering: Gathering, label: int, name: str, rows: list[str]) -> N
         gathering.refuse(f"no box for '{gathering.image_id}'", label, name)
 
 
-def _scan_images(places: list[Path]) -> tuple[dict[str, Path], dict[str, str]]:
+def _scan_images(places: list[Path]) -> tuple[dict[str, str], dict[str, str]]:
     """Images by stem in the first place that has any, and the synset of those in synset folders."""
     for place in places:
-        files: dict[str, Path] = {}
+        files: dict[str, str] = {}
         labels: dict[str, str] = {}
-        entries = sorted(os.scandir(place), key=lambda entry: entry.name) if place.is_dir() else []
-        for entry in entries:
+        for entry in os.scandir(place) if place.is_dir() else ():
             if entry.name in _INDEX and entry.is_dir():
                 for inner in os.scandir(entry.path):
                     if inner.name.endswith(_SUFFIXES):
-                        stem = os.path.splitext(inner.name)[0]
-                        files[stem] = place / entry.name / inner.name
-                        labels[stem] = entry.name
+                        files[_stem(inner.name)] = inner.path
+                        labels[_stem(inner.name)] = entry.name
             elif entry.name.endswith(_SUFFIXES):
-                files[os.path.splitext(entry.name)[0]] = place / entry.name
+                files[_stem(entry.name)] = entry.path
         if files:
             return files, labels
     return {}, {}
+
+
+def _stem(name: str) -> str:
+    """'val/ILSVRC2012_val_00000001.JPEG' without its folder and ending."""
+    stem = name.rpartition("/")[2]
+    return stem.rpartition(".")[0] or stem
 
 
 def _find_xml(places: list[Path]) -> Path | None:

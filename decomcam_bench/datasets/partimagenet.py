@@ -82,6 +82,7 @@ class PartImageNet(FileDataset):
         }
         self._classes = self._make_classes(file)
         self._class_of = {key: number for number, key in enumerate(self._classes)}
+        self._own_names = self.worded("label" if self.names == "label" else "own")
 
     def _make_classes(self, file: Path) -> list[tuple[str, str]]:
         """The classes as (wnid, or super-category without labels; part, or empty for objects)."""
@@ -111,7 +112,7 @@ class PartImageNet(FileDataset):
 
     @property
     def class_names(self) -> Sequence[str]:
-        return self.worded(self.names)
+        return self._own_names
 
     def worded(self, names: str) -> Sequence[str]:
         worded = []
@@ -181,10 +182,7 @@ class PartImageNet(FileDataset):
         """Class id and name of what an annotation belongs to; -1 where it belongs to no class."""
         key = (wnid if self.names == "label" else super_name, part if self.unit == "part" else "")
         class_id = self._class_of.get(key, -1)
-        return class_id, self._own_name(class_id) if class_id >= 0 else part
-
-    def _own_name(self, class_id: int) -> str:
-        return self.worded("label" if self.names == "label" else "own")[class_id]
+        return class_id, self._own_names[class_id] if class_id >= 0 else part
 
     def _check(self, row: dict[str, Any], gathering: Gathering, wnid: str) -> _PartRow | None:
         """A part that can be used, or None after noting why not."""

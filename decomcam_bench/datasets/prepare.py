@@ -73,8 +73,9 @@ class Preparation:
 
     def _is_done(self, archive: Archive) -> bool:
         place = self.root / archive.into
-        there = (place / archive.file_name).is_file() if archive.plain else place.is_dir()
-        return archive.file_name in self._done() and there
+        if archive.plain:
+            return (place / archive.file_name).is_file()
+        return archive.file_name in self._done() and place.is_dir()
 
     def _mark(self, archive: Archive) -> None:
         done = {**self._done(), archive.file_name: [archive.checksum or "unverified"]}
@@ -86,7 +87,7 @@ class Preparation:
     def _obtain(self, archive: Archive) -> tuple[Path | None, bool]:
         """The archive's file, and whether it was fetched by us; None if it has to be got by hand."""
         places = [self._store(), self.root, *([self.archives] if self.archives else [])]
-        for place in places if not archive.plain else places[2:]:
+        for place in () if archive.plain else places:
             file = place / archive.file_name
             if file.is_file():
                 self._check(archive, file)

@@ -25,7 +25,7 @@ class Selection:
     Attributes:
         indices: positions in the data set, in the order of evaluation.
         available: how many there were before the limit.
-        digest: hash of what was chosen, for the cell key.
+        digest: hash of the chosen ids in their order, and of the pairs, for the cell key.
         pairs: (image id, class id) of the pairs that belong to the subset, or None for all.
     """
 
@@ -49,11 +49,14 @@ def select(dataset: Dataset, limit: int | None = None) -> Selection:
         limit: the first so many images of what the other options leave, or None.
 
     Raises:
-        ConfigError: for ids that the data set does not hold, or a subset without an image.
+        ConfigError: for ids that the data set does not hold, a size that it does not have, or a
+            subset without an image.
         DataError: when the file of ids cannot be read.
     """
     left = _by_id(dataset, read_ids(dataset.ids)) if dataset.ids is not None else list(range(len(dataset)))
     pairs: set[tuple[str, int]] | None = None
+    if dataset.subset in ("random", "balanced") and (dataset.subset_size or 0) > len(left):
+        raise ConfigError(f"dataset.subset_size={dataset.subset_size}: there are only {len(left)} images")
     if dataset.subset == "random":
         left = sorted(_shuffled(dataset, left)[: dataset.subset_size])
     elif dataset.subset == "balanced":
@@ -63,7 +66,7 @@ def select(dataset: Dataset, limit: int | None = None) -> Selection:
     if not left:
         raise ConfigError(f"dataset.subset={dataset.subset}: no image of {dataset.name} belongs to it")
     chosen = left[:limit]
-    what = json.dumps(chosen)
+    what = json.dumps([dataset.image_id(index) for index in chosen])
     if pairs is not None:
         what += json.dumps(sorted(pairs))
     digest = hashlib.sha256(what.encode()).hexdigest()[:16]
@@ -183,4 +186,6 @@ def _balanced(dataset: Dataset, order: list[int]) -> list[int]:
         for other in classes[index]:
             counts[other] += 1
         heapq.heappush(queue, (counts[class_id], class_id))
+    if len(chosen) < (dataset.subset_size or 0):
+        raise ConfigError(f"dataset.subset_size={dataset.subset_size}: only {len(chosen)} images have a usable class")
     return chosen

@@ -77,7 +77,10 @@ class VOC(FileDataset):
         self._classes = check_classes(self.classes) or CLASSES
         self._class_of = {name: class_id for class_id, name in enumerate(self._classes)}
         self._folder = self._find()
-        lines = self._split_file().read_text(encoding="utf-8").splitlines()
+        try:
+            lines = self._split_file().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as error:
+            raise DataError(f"{self._split_file()}: cannot be read ({error})") from error
         self._listed = [line.split()[0] for line in lines if line.strip()]
         self._image_ids, self._repeated = unique_ids(self._listed)
 

@@ -12,14 +12,24 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from decomcam_bench.methods.options import check_choice
+
+#: What :attr:`Evidence.extras` may hold beside images and activations, each a function:
+#: ``attentions()``: float32 (P, B, T, T) of the B blocks of a ViT from the layer on, in order, T the
+#:   class token and the patches: mean over heads of the ReLU of attention times its gradient;
+#: ``surgery_features(blocks, values)``: features before normalisation by CLIP Surgery's path, of the
+#:   class token (N, d) and of the grid (N, d, h, w); see :mod:`decomcam_bench.models.surgery`;
+#: ``text_embeddings()``: (K, d), unit length, of all texts of the data set;
+#: ``class_ids()``: int64 (P,), each pair's own text among them.
+EXTRAS = ("attentions", "surgery_features", "text_embeddings", "class_ids")
 
 #: What a method may differentiate and score masked images with.
 SCORES = ("logits", "cosine", "softmax")
@@ -39,8 +49,8 @@ class HeadFunction(Protocol):
         """Scores (M,) of ``activations`` (M, C, h, w) put in place of those of ``pair`` (M,)."""
 
 
-def _absent(what: str) -> Callable[..., Tensor]:
-    def refuse(*_: Tensor) -> Tensor:
+def _absent(what: str) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
         raise ValueError(f"this evidence has no {what}; a method must declare it in `needs`")
 
     return refuse
@@ -61,7 +71,11 @@ class Evidence:
         mean, std: (3,), the normalisation of ``images``: pixels in [0, 1] are images*std + mean.
         seeds: one integer a pair, the same on every machine, for methods that draw at random.
         object_masks: bool (P, H, W) annotated region at input resolution; the oracle control only.
-        extras: named extra tensors, (P, ...) or (N, ...), that a method declares it needs.
+        extras: what else a method declares in its ``needs``, by name: functions that compute it when
+            they are called, see :data:`EXTRAS`.
+        pair_names: (image id, class id) of each pair.
+        map_to_input: brings a map (h', w') over the whole original image of a pair to the model's
+            input, float32 (H, W): pair and map to map.
         batch_size: most images to score at a time.
     """
 
@@ -75,7 +89,9 @@ class Evidence:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     seeds: Sequence[int] = ()
     object_masks: Callable[[], Tensor] = field(default_factory=lambda: _absent("object masks"))
-    extras: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
+    extras: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    pair_names: Sequence[tuple[str, int]] = ()
+    map_to_input: Callable[[int, np.ndarray], np.ndarray] = field(default_factory=lambda: _absent("geometry"))
     batch_size: int = 64
 
     def __len__(self) -> int:
@@ -191,11 +207,13 @@ class Cost:
         backward: gradients a pair (each is one head pass with its backward pass).
         head: further head passes a pair.
         scored: images scored a pair.
+        backbone: further passes of each image, which its pairs share.
     """
 
     backward: int = 0
     head: int = 0
     scored: int = 0
+    backbone: int = 0
 
 
 @dataclass
@@ -206,6 +224,10 @@ class Method(abc.ABC):
         needs: what it reads beside images and activations: any of ``gradients``, ``score``,
             ``head``, ``object_masks`` and names of extras.
         ranked: whether :meth:`explain` depends on the rank.
+        default_rank: the rank of a ranked method when none is asked for.
+        nested: a rank costs no passes beside a larger one; otherwise each rank costs its own.
+        repeatable: whether it can explain other images than those of the data set; maps that come
+            from elsewhere cannot be computed again.
         score: what is differentiated and what masked images are scored with: ``logits``
             (100 cosine), ``cosine``, or ``softmax`` over the data set's prompts.
         version: raised when the maps change, since it is part of the cell key.
@@ -215,12 +237,20 @@ class Method(abc.ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     ranked: ClassVar[bool] = False
+    default_rank: ClassVar[int] = 10
+    nested: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = True
     uses_layer: ClassVar[bool] = True
     random: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_choice("score", self.score, SCORES)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its maps, for the cell key: its options."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init and f.name != "name"}
 
     @abc.abstractmethod
     def explain(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:

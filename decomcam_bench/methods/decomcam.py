@@ -57,7 +57,8 @@ class DecomCAM(Method):
     - ``decomcam_v25``: the fork of pytorch-grad-cam of 2024: 500 channels, masking of the normalised
       input, no blurred image, weights 0 below 0.001 and s / max(s) elsewhere. The fork scores with
       4.6 times the dot product of features that are not normalised; here :attr:`score` does.
-    - ``decomcam_pp``: the first with the channel weights of Grad-CAM++.
+    - ``decomcam_pp``: the first with the channel weights of Grad-CAM++, which depend on the scale of
+      the score; its code differentiates the cosine (``score=cosine``).
 
     Attributes:
         channels: class maps kept, all if the layer has fewer.
@@ -94,7 +95,6 @@ class DecomCAM(Method):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients", "score"})
     ranked: ClassVar[bool] = True
-    default_rank: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +132,7 @@ class DecomCAM(Method):
             self.space,
             self.quantise,
         )
-        scores = self._scores(evidence, masker, ossms.native, present)
+        scores = component_scores(evidence, masker, ossms.native, present)
         failures.add(~scores.isfinite().all(1), NON_FINITE_SCORE)
         baseline = torch.zeros_like(scores[:, :1])
         if self.baseline:
@@ -176,18 +176,6 @@ class DecomCAM(Method):
             explained=explained,
         )
 
-    def _scores(self, evidence: Evidence, masker: Masker, native: Tensor, present: Tensor) -> Tensor:
-        """Scores (P, q) of the image masked with each OSSM; 0 where there is none."""
-        scores = torch.zeros(present.shape, device=native.device)
-        for k in range(present.shape[1]):
-            pair = present[:, k].nonzero().flatten()
-
-            def masked(i: Tensor, k: int = k, pair: Tensor = pair) -> Tensor:
-                return masker.masked(native[pair[i], k], pair[i])
-
-            scores[pair, k] = score_in_batches(evidence, masked, pair)
-        return scores
-
     def _integrate(
         self, ossms: Components, baseline: Tensor, present: Tensor, rank: int, failures: Failures
     ) -> Explanation:
@@ -205,6 +193,27 @@ class DecomCAM(Method):
         )
         native = (weights[..., None, None] * components.native).sum(1)
         return finish(native, components.mode, failures, components)
+
+
+def component_scores(evidence: Evidence, masker: Masker, native: Tensor, present: Tensor) -> Tensor:
+    """Scores of the image masked with each component; those of component k in batches of their own.
+
+    Args:
+        native: (P, q, h, w), component maps on the layer's grid.
+        present: bool (P, q), the ones to score.
+
+    Returns:
+        float32 (P, q); 0 where there is none.
+    """
+    scores = torch.zeros(present.shape, device=native.device)
+    for k in range(present.shape[1]):
+        pair = present[:, k].nonzero().flatten()
+
+        def masked(i: Tensor, k: int = k, pair: Tensor = pair) -> Tensor:
+            return masker.masked(native[pair[i], k], pair[i])
+
+        scores[pair, k] = score_in_batches(evidence, masked, pair)
+    return scores
 
 
 def component_weights(differences: Tensor, present: Tensor, weighting: str, threshold: float = 0.0) -> Tensor:

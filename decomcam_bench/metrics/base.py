@@ -172,7 +172,7 @@ class PairMap:
     @cached_property
     def total(self) -> float:
         """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite."""
-        return float(self.original.sum(dtype=np.float64))
+        return float(cv2.sumElems(self.original)[0])
 
     @cached_property
     def flaw(self) -> str:
@@ -244,6 +244,12 @@ class Metric(abc.ABC):
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
     undefined: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def annotation(self) -> frozenset[str]:
+        """What a data set must carry for this metric, out of ``box``, ``mask`` and ``parts``."""
+        region = getattr(self, "region", None)
+        return (self.needs & {"box", "mask", "parts"}) | ({region} if region else frozenset())
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:

@@ -1,9 +1,10 @@
 """Deletion and insertion by the accuracy of the class: the DecomCAM authors' protocol.
 
 The accuracy of each class is that of the same run: the share of its pairs whose top class, over
-all prompts, is the pair's own. Classes fall into ten bins of accuracy, [0, 0.1), ..., [0.9, 1].
-Pairs that the model classifies wrongly count towards the accuracy and take no part in the rest.
-Each bin reports the mean over its pairs of insertion, deletion and overall = insertion - deletion.
+all prompts, is the pair's own (of the pairs that have a map). Classes fall into ten bins of
+accuracy, [0, 0.1), ..., [0.9, 1]. Pairs that the model classifies wrongly count towards the
+accuracy and take no part in the rest. Each bin reports the mean over its pairs of insertion,
+deletion and overall = insertion - deletion.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class AccuracyBins(Causal):
         """Of each class: pairs, correct pairs, and sums of the three values over those."""
         correct = records["correct"].to_numpy(dtype=np.float64)
         values = [np.ones(len(correct)), correct]
-        values += [np.nan_to_num(records[curve].to_numpy(dtype=np.float64)) for curve in _CURVES]
+        values += [np.where(correct > 0, records[curve].to_numpy(dtype=np.float64), 0.0) for curve in _CURVES]
         blocks = [class_columns(records, value)[0] for value in values]
         name = self.name or "accuracy_bins"
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -37,6 +38,9 @@ from decomcam_bench.metrics.base import (
     check_choice,
 )
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
+
+#: x, y, width, height where nothing is above the threshold.
+_NO_RECTANGLE = (0, 0, 0, 0)
 
 
 def min_max(scores: np.ndarray) -> np.ndarray:
@@ -88,31 +92,23 @@ def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
     """
     height, width = scores.shape
     image = (scores.astype(np.float64) * 255).astype(np.uint8)
-    levels = (cuts * image.max()).astype(np.int64)
-    # Contours are searched in the bounding rectangle of what is above the level alone.
-    rows, columns = (image.max(axis)[None, :] > levels[:, None] for axis in (1, 0))
-    found = rows.any(axis=1).tolist()
-    top, bottom = rows.argmax(axis=1).tolist(), (height - rows[:, ::-1].argmax(axis=1)).tolist()
-    left, right = columns.argmax(axis=1).tolist(), (width - columns[:, ::-1].argmax(axis=1)).tolist()
-    boxes: list[tuple[int, int, int, int]] = []
+    levels = (cuts * image.max()).astype(np.uint8)
+    rectangles: list[Sequence[int]] = []
     starts, largest = [], []
-    for place, level in enumerate(levels.tolist()):
-        starts.append(len(boxes))
-        largest.append(len(boxes))
-        if not found[place]:
-            boxes.append((0, 0, 0, 0))
-            continue
-        x0, y0 = left[place], top[place]
-        window = image[y0 : bottom[place], x0 : right[place]]
-        _, above = cv2.threshold(window, level, 255, cv2.THRESH_BINARY)
-        contours = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+    above = np.empty(image.shape, dtype=bool)
+    for level in levels:
+        starts.append(len(rectangles))
+        np.greater(image, level, out=above)
+        contours = cv2.findContours(above.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
         if len(contours) > 1:
-            areas = [cv2.contourArea(contour) for contour in contours]
-            largest[-1] += areas.index(max(areas))
-        for contour in contours:
-            x, y, w, h = cv2.boundingRect(contour)
-            boxes.append((x0 + x, y0 + y, min(x0 + x + w, width - 1), min(y0 + y + h, height - 1)))
-    return ThresholdBoxes(np.array(boxes, dtype=np.int64), np.array(starts), np.array(largest))
+            areas = list(map(cv2.contourArea, contours))
+            largest.append(starts[-1] + areas.index(max(areas)))
+        else:
+            largest.append(starts[-1])
+        rectangles += [cv2.boundingRect(contour) for contour in contours] or [_NO_RECTANGLE]
+    boxes = np.array(rectangles, dtype=np.int64)
+    boxes[:, 2:] = np.minimum(boxes[:, :2] + boxes[:, 2:], (width - 1, height - 1))
+    return ThresholdBoxes(boxes, np.array(starts), np.array(largest))
 
 
 def resized_boxes(boxes: np.ndarray, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -135,6 +131,8 @@ class ThresholdedBoxes(MapMetric):
     contours: str = "all"
     size: int | None = 224
     threshold_step: float = 0.01
+
+    needs: ClassVar[frozenset[str]] = frozenset({"box"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -271,6 +269,8 @@ class OtsuBoxAccuracy(MapMetric):
     """
 
     iou_level: float = 0.5
+
+    needs: ClassVar[frozenset[str]] = frozenset({"box"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -158,11 +158,12 @@ class ADCC(ConfidenceDrop):
         values = self._confidences(batch, visible, places)
         masked = batch.images.clone()
         masked[places] = batch.images[places] * visible[places].unsqueeze(1).to(batch.images.dtype)
-        again = self.visible(batch.remap(masked))[places]
+        remapped = batch.remap(masked)[places]
+        again = self.visible(remapped)
         values["coherency"] = ((pearson(visible[places], again) + 1) / 2).cpu().numpy()
         values["complexity"] = visible[places].double().mean(dim=(1, 2)).cpu().numpy()
         values["adcc"] = adcc(values["drop"], values["coherency"], values["complexity"])
-        finite = again.isfinite().flatten(1).all(dim=1).tolist()
+        finite = remapped.isfinite().flatten(1).all(dim=1).tolist()
         for place, row, usable_again in zip(chosen, _rows(values), finite, strict=True):
             outcomes[place] = row if usable_again else Fail("masked_map_not_finite")
         return outcomes

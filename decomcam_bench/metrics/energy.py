@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from decomcam_bench.metrics.base import (
@@ -72,4 +73,6 @@ class Energy(MapMetric):
                 return Skip("large_object")
         if pair.flaw:
             return Fail(pair.flaw)
-        return {"energy": float(pair.original[region].sum(dtype=np.float64)) / pair.total}
+        mask = region.view(np.uint8)
+        inside = cv2.mean(pair.original, mask=mask)[0] * cv2.countNonZero(mask)
+        return {"energy": inside / pair.total}

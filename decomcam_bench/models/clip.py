@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,10 +104,12 @@ class ClipModel:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision={precision}: valid: {', '.join(PRECISIONS)}")
         self.device = torch.device(device)
-        clip = clip.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.clip = clip
+        clip.eval().requires_grad_(False).to(device=self.device)
+        clip.to(memory_format=torch.channels_last)
+        self.clip: Any = clip
+        visual: Any = clip.visual
         self.tokenizer = tokenizer
-        self.tower: Tower = tower_of(clip.visual, name)
+        self.tower: Tower = tower_of(visual, name)
         self.name = name
         self.input_size = input_size
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
@@ -200,6 +203,48 @@ class ClipModel:
             self.passes.backward += len(chosen)
             parts.append(torch.zeros_like(activations) if gradient is None else gradient)
         return torch.cat(parts).detach()
+
+    def attentions(
+        self,
+        layer: str,
+        state: LayerState,
+        image_of: Tensor,
+        class_ids: Tensor,
+        bank: TextBank,
+        kind: str = "logits",
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Attention times its gradient of each pair's score, from a layer on; arguments as :meth:`gradients`.
+
+        Returns:
+            float32 (P, B, T, T) of the B blocks in order: the mean over heads of the positive products.
+        """
+        parts = []
+        for start in range(0, len(image_of), batch_size):
+            chosen = image_of[start : start + batch_size]
+            with torch.enable_grad():
+                activations = state.activations[chosen].float().detach().requires_grad_()
+                with self._autocast():
+                    features, weights = self.tower.attended(
+                        layer, activations, tuple(c[chosen] for c in state.context)
+                    )
+                features = F.normalize(features.float(), dim=1)
+                score = similarity_to_score(
+                    features @ bank.embeddings.T, class_ids[start : start + batch_size], kind
+                )
+                gradients = torch.autograd.grad(score.sum(), weights)
+            self.passes.head += len(chosen)
+            self.passes.backward += len(chosen)
+            products = [(w.detach() * g).float().relu().mean(1) for w, g in zip(weights, gradients, strict=True)]
+            parts.append(torch.stack(products, 1))
+        return torch.cat(parts) if parts else torch.zeros(0, 1, 1, 1, device=self.device)
+
+    def surgery_features(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
+        """Features by CLIP Surgery's path, see :meth:`Tower.surgery`; float32; one backbone pass."""
+        with torch.no_grad(), self._autocast():
+            tokens, patches = self.tower.surgery(images, blocks, values)
+        self.passes.backbone += len(images)
+        return tokens.float(), patches.float()
 
     def layer_shapes(self) -> dict[str, tuple[int, int, int]]:
         """(channels, height, width) of every layer, by its canonical name."""

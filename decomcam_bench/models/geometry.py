@@ -52,7 +52,7 @@ class Geometry:
     def offset(self) -> tuple[int, int]:
         """(x, y) of the input's corner in the resized image; as torchvision's centre crop."""
         width, height = self.resized
-        return int(round((width - self.size) / 2.0)), int(round((height - self.size) / 2.0))
+        return round((width - self.size) / 2.0), round((height - self.size) / 2.0)
 
     @property
     def visible(self) -> tuple[float, float, float, float]:
@@ -69,6 +69,17 @@ class Geometry:
             picture = picture.resize((width, height), _RESAMPLING[interpolation])
         array = np.asarray(picture)[y : y + self.size, x : x + self.size]
         return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+    def map_to_input(self, saliency: np.ndarray) -> np.ndarray:
+        """A map (h, w) over the whole original image at the model's input: float32 (size, size).
+
+        Resized and cropped as the image is, bilinearly; where it shrinks the filter widens.
+        """
+        (width, height), (x, y) = self.resized, self.offset
+        picture = Image.fromarray(np.ascontiguousarray(saliency, dtype=np.float32))
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(picture, dtype=np.float32)[y : y + self.size, x : x + self.size]
 
     def to_original(self, saliency: np.ndarray) -> np.ndarray:
         """A map (H, W) in the pixels of the original image: float32 (height, width).

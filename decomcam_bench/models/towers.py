@@ -18,6 +18,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from decomcam_bench.errors import ModelError, did_you_mean
+from decomcam_bench.models.surgery import open_block, surgery_of_blocks, surgery_of_pool
 
 
 @dataclass
@@ -59,6 +60,26 @@ class Tower(abc.ABC):
     @abc.abstractmethod
     def head(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> Tensor:
         """Image features (M, d) with ``activations`` (M, C, h, w) in place of the layer's own."""
+
+    @abc.abstractmethod
+    def surgery(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
+        """Features by CLIP Surgery's path, not normalised: class token (N, d) and grid (N, d, h, w).
+
+        Args:
+            blocks: blocks of a ViT, from the last, with a second path; a ResNet has one attention.
+            values: see :data:`decomcam_bench.models.surgery.VALUES`.
+        """
+
+    def lacks(self, extra: str, layer: str) -> str:
+        """Why the tower cannot give an extra (:data:`decomcam_bench.methods.base.EXTRAS`), or ''."""
+        return ""
+
+    def attended(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        """As :meth:`head`, with the attention weights (M, heads, T, T) of the blocks passed, in order.
+
+        Only for towers that do not lack ``attentions``.
+        """
+        raise NotImplementedError
 
     def _refuse(self, name: str) -> ModelError:
         shown = ", ".join(self.layers if len(self.layers) <= 16 else (*self.layers[:6], "...", *self.layers[-6:]))
@@ -112,6 +133,16 @@ class ResNetTower(Tower):
         for block in list(self._blocks.values())[start:]:
             x = block(x)
         return self.visual.attnpool(x)
+
+
+    def surgery(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
+        x = self.visual.stem(images)
+        for block in self._blocks.values():
+            x = block(x)
+        return self.visual.attnpool(x), surgery_of_pool(self.visual.attnpool, x, values)
+
+    def lacks(self, extra: str, layer: str) -> str:
+        return "its image tower is a ResNet without attention between patches" if extra == "attentions" else ""
 
 
 class ViTTower(Tower):
@@ -189,6 +220,43 @@ class ViTTower(Tower):
         for later in self.blocks[number + 1 :]:
             x = later(x)
         return self._pool(x)
+
+    def surgery(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
+        x = self.visual._embeds(images)
+        first = max(0, len(self.blocks) - blocks)
+        for block in self.blocks[:first]:
+            x = block(x)
+        x, second = surgery_of_blocks(x, self.blocks[first:], values)
+        patches = self.visual.ln_post(second[:, 1:])
+        if self.visual.proj is not None:
+            patches = patches @ self.visual.proj
+        return self._pool(x), patches.mT.unflatten(2, self.grid)
+
+    def lacks(self, extra: str, layer: str) -> str:
+        if extra in ("attentions", "surgery_features") and self.visual.attn_pool is not None:
+            return "its image tower pools by an attention of its own"
+        if extra == "attentions":
+            if self.visual.pool_type != "tok":
+                return "its image tower does not pool by a class token"
+            number, point = self._parse(layer)
+            if point != "ln_1" and number + 1 == len(self.blocks):
+                return f"no attention follows {layer}"
+        return ""
+
+    def attended(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        number, point = self._parse(layer)
+        block = self.blocks[number]
+        x = self._tokens_of(context[0], activations)
+        seen = []
+        if point == "ln_1":
+            x, weights = open_block(block, x, context[1])
+            seen.append(weights)
+        elif point == "ln_2":
+            x = context[1] + block.ls_2(block.mlp(x))
+        for later in self.blocks[number + 1 :]:
+            x, weights = open_block(later, later.ln_1(x), x)
+            seen.append(weights)
+        return self._pool(x), seen
 
     def _pool(self, x: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(x)

@@ -132,7 +132,9 @@ class ToyClip(ModelSource):
             return None
         path = shipped_weights(self.tower) if self.weights == "shipped" else Path(self.weights)
         if not path.is_file():
-            raise ModelError(f"model.weights={self.weights}: no file {path}; use 'shipped', 'untrained' or a .safetensors")
+            raise ModelError(
+                f"model.weights={self.weights}: no file {path}; use 'shipped', 'untrained' or a .safetensors file"
+            )
         return path
 
     def available(self) -> str:

@@ -20,6 +20,7 @@ import json
 import os
 import socket
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +102,9 @@ class Cell:
         try:
             if stream == "maps":
                 with np.load(self.part(stream, number), allow_pickle=False) as data:
-                    return "image_index" in data.files
+                    return {"image_index", "without_map", "native", "mode", "size", "channels"} <= set(data.files)
             return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pa.ArrowException):
             return False
 
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -124,31 +125,40 @@ class Cell:
         Raises:
             StoreError: for a part that is damaged or belongs to another cell.
         """
-        tables = []
-        for number in sorted(self.present(stream)):
-            path = self.part(stream, number)
-            try:
-                file = pq.ParquetFile(path, page_checksum_verification=True)
-                columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
-                table = file.read(columns)
-                own, newer = _check(table.schema, self.key, stream, number), _schema_of(table.schema) > SCHEMA
-                pandas_metadata = table.schema.pandas_metadata
-            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-                raise StoreError(
-                    f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
-                ) from error
-            if newer:
-                raise StoreError(
-                    f"{path}: written by a newer decomcam-bench (schema {_schema_of(table.schema)}, this one reads "
-                    f"{SCHEMA}); upgrade with pip install -U decomcam-bench"
-                )
-            if not own or not pandas_metadata:
-                raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
-            # Parts differ in what their metadata say of themselves.
-            tables.append(table.replace_schema_metadata({b"pandas": table.schema.metadata[b"pandas"]}))
+        tables = [self._table(stream, number, wanted) for number in sorted(self.present(stream))]
         if not tables:
             return pd.DataFrame()
         return pa.concat_tables(tables, promote_options="permissive").to_pandas(ignore_metadata=True)
+
+    def read_part(self, stream: str, number: int, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
+        """The records of one part that is there; arguments as :meth:`read`.
+
+        Raises:
+            StoreError: when it is damaged or belongs to another cell.
+        """
+        return self._table(stream, number, wanted).to_pandas(ignore_metadata=True)
+
+    def _table(self, stream: str, number: int, wanted: Callable[[str], bool] | None) -> pa.Table:
+        path = self.part(stream, number)
+        try:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
+            table = file.read(columns)
+            own, schema = _check(table.schema, self.key, stream, number), _schema_of(table.schema)
+            whole = bool(table.schema.pandas_metadata)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise StoreError(
+                f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
+            ) from error
+        if schema > SCHEMA:
+            raise StoreError(
+                f"{path}: written by a newer decomcam-bench (schema {schema}, this one reads {SCHEMA}); "
+                f"upgrade with pip install -U decomcam-bench"
+            )
+        if not own or not whole:
+            raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
+        # Parts differ in what their metadata say of themselves.
+        return table.replace_schema_metadata({})
 
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
@@ -242,9 +252,8 @@ class Store:
         try:
             write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
         except OSError as error:
-            raise StoreError(
-                f"results={self.root}: cannot be written ({error.strerror}); name another folder"
-            ) from error
+            reason = f"results={self.root}: cannot be written ({error.strerror}); name another folder"
+            raise StoreError(reason) from error
         return cell
 
     @contextlib.contextmanager
@@ -267,7 +276,12 @@ class Store:
                 stack.callback(lock.release)
                 write_json(
                     cell.folder / "holder.json",
-                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")},
+                    {
+                        "schema": SCHEMA,
+                        "pid": os.getpid(),
+                        "host": socket.gethostname(),
+                        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                    },
                 )
                 for leftover in cell.folder.rglob(".*.tmp"):
                     leftover.unlink(missing_ok=True)

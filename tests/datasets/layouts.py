@@ -53,7 +53,9 @@ def xywh(box: tuple[int, int, int, int]) -> list[float]:
     return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
 
 
-def voc_xml(objects: list[tuple[str, tuple[float, ...]]], size: tuple[int, int] = (SIDE, SIDE), difficult: int = 0) -> str:
+def voc_xml(
+    objects: list[tuple[str, tuple[float, ...]]], size: tuple[int, int] = (SIDE, SIDE), difficult: int = 0
+) -> str:
     """An annotation; boxes as the file states them (1-based, inclusive)."""
     items = "".join(
         f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin>"
@@ -71,9 +73,7 @@ def write_voc(root: Path, drawn: dict[int, Scene], year: int = 2012, split: str 
         (folder / name).mkdir(parents=True, exist_ok=True)
     for number, scene in drawn.items():
         save(folder / "JPEGImages" / f"{number:06d}.jpg", scene.image)
-        objects = [
-            (CLASS_NAMES[i.class_id], (i.box[0] + 1, i.box[1] + 1, i.box[2], i.box[3])) for i in scene.instances
-        ]
+        objects = [(CLASS_NAMES[i.class_id], (i.box[0] + 1, i.box[1] + 1, i.box[2], i.box[3])) for i in scene.instances]
         (folder / "Annotations" / f"{number:06d}.xml").write_text(voc_xml(objects))
         labels = np.zeros((SIDE, SIDE), np.uint8)
         for position, instance in enumerate(scene.instances, start=1):
@@ -153,9 +153,7 @@ def write_imagenetv2(root: Path, drawn: dict[int, Scene], variant: str = "thresh
         rows["image_ids"].append(name)
         rows["class_labels"].append(f"{name},{label}")
         rows["image_sizes"].append(f"{name},{SIDE},{SIDE}")
-        rows["localization"] += [
-            f"{name},{i.box[0]},{i.box[1]},{i.box[2] - 1},{i.box[3] - 1}" for i in scene.instances
-        ]
+        rows["localization"] += [f"{name},{i.box[0]},{i.box[1]},{i.box[2] - 1},{i.box[3] - 1}" for i in scene.instances]
     if variant == "threshold0.7":
         write_metadata(root / "wsol_metadata" / "ILSVRC" / "val", rows)
     return root
@@ -192,11 +190,10 @@ def write_partimagenet(root: Path, drawn: dict[int, Scene], in_folders: bool = F
 def write_cub(root: Path, drawn: dict[int, Scene]) -> Path:
     """All images in the test split; the centre of each part's box stands for its location."""
     folder = root / "CUB_200_2011"
-    (folder / "parts").mkdir(parents=True)
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
     part_names = sorted({part.name for drawing in OBJECTS for part in drawing.parts})
     lines: dict[str, list[str]] = {
-        name: []
-        for name in ("images", "bounding_boxes", "train_test_split", "image_class_labels", "parts/part_locs")
+        name: [] for name in ("images", "bounding_boxes", "train_test_split", "image_class_labels", "parts/part_locs")
     }
     for number, (scene_number, scene) in enumerate(drawn.items(), start=1):
         instance = scene.instances[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from decomcam_bench.datasets.cub import CUB
 from decomcam_bench.datasets.imagenet import ImageNet
 from decomcam_bench.datasets.imagenetv2 import ImageNetV2
 from decomcam_bench.datasets.partimagenet import PartImageNet
+from decomcam_bench.datasets.prompts import imagenet_names
 from decomcam_bench.datasets.toybox import ToyBox
 from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
 from decomcam_bench.datasets.voc import VOC
+from decomcam_bench.errors import DataError
 from decomcam_bench.metrics.base import PairMap
 from decomcam_bench.metrics.pointing import PointingGame
 from tests.datasets import layouts
@@ -80,7 +83,9 @@ def test_voc(tmp_path: Path, toybox: ToyBox) -> None:
     _same_boxes(dataset, toybox, list(drawn))
     _same_masks(dataset, toybox, list(drawn))
     for other in (root / "VOC2012", tmp_path):
-        assert VOC(root=str(other), year=2012, split="val", classes=NAMES, masks=True).fingerprint == dataset.fingerprint
+        assert (
+            VOC(root=str(other), year=2012, split="val", classes=NAMES, masks=True).fingerprint == dataset.fingerprint
+        )
 
 
 def test_coco(tmp_path: Path, toybox: ToyBox) -> None:
@@ -173,6 +178,38 @@ def test_partimagenet_parts_as_targets(tmp_path: Path) -> None:
         assert found.keys() == expected.keys()
         for name, mask in expected.items():
             assert np.array_equal(found[name], mask)
+
+
+def test_partimagenet_names_with_the_imagenet_label(tmp_path: Path) -> None:
+    drawn = layouts.scenes(COUNT, one_class=True, one_object=True)
+    root = str(layouts.write_partimagenet(tmp_path, drawn))
+    labels = [imagenet_names()[scene.instances[0].class_id] for scene in drawn.values()]
+    whole = PartImageNet(root=root, names="label")
+    assert [whole.sample(index).targets[0].class_name for index in range(COUNT)] == labels
+    assert set(whole.class_names) == set(labels)
+    assert whole.identity != PartImageNet(root=root).identity
+    parts = PartImageNet(root=root, names="label", unit="part")
+    for index, scene in enumerate(drawn.values()):
+        expected = {f"{labels[index]} {part}" for part in scene.instances[0].parts}
+        targets = parts.sample(index).targets
+        assert {target.class_name for target in targets} == expected
+        assert {parts.prompts.texts(parts)[t.class_id][0] for t in targets} == {f"a photo of a {n}." for n in expected}
+
+
+def test_partimagenet_official_categories(tmp_path: Path) -> None:
+    names = ["Quadruped Head", "Quadruped Body", "Bird Wing", "Car Body", "Car Tier", "Car Side Mirror", "Bicycle Tier"]
+    categories = [{"id": k, "name": name, "supercategory": name.split()[0]} for k, name in enumerate(names)]
+    image = {"id": 1, "file_name": "n02100583_1.JPEG", "width": 10, "height": 10}
+    (tmp_path / "annotations" / "test").mkdir(parents=True)
+    content = {"images": [image], "annotations": [], "categories": categories}
+    (tmp_path / "annotations" / "test" / "test.json").write_text(json.dumps(content))
+    assert list(PartImageNet(root=str(tmp_path)).class_names) == ["Quadruped", "Bird", "Car", "Bicycle"]
+    parts = PartImageNet(root=str(tmp_path), unit="part", names="clip")
+    assert list(parts.class_names) == names
+    assert parts.prompts.texts(parts)[4] == ["a photo of a car tire."]
+    assert parts.prompts.texts(parts)[5] == ["a photo of a car side mirror."]
+    with pytest.raises(DataError, match="names=label needs"):
+        PartImageNet(root=str(tmp_path), names="label")
 
 
 def test_cub(tmp_path: Path, toybox: ToyBox) -> None:

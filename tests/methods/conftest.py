@@ -72,6 +72,11 @@ def plain_evidence(
     )
     masks = torch.zeros(pairs, *size, dtype=torch.bool)
     masks[:, 3:9, 2:11] = True
+    tokens = 1 + grid[0] * grid[1]
+    attentions = torch.rand(pairs, 2, tokens, tokens, generator=g)
+    features = (torch.randn(images, 6, generator=g), torch.randn(images, 6, *grid, generator=g))
+    texts = torch.nn.functional.normalize(torch.randn(4, 6, generator=g), dim=1)
+    own = torch.arange(pairs) % 4
     evidence = Evidence(
         images=pictures.to(device, dtype),
         image_of=torch.tensor(image_of, device=device),
@@ -83,6 +88,12 @@ def plain_evidence(
         std=STD,
         seeds=list(range(100, 100 + pairs)),
         object_masks=lambda: masks.to(device),
+        extras={
+            "attentions": lambda: attentions.to(device),
+            "surgery_features": lambda blocks, values: tuple(x.to(device) for x in features),
+            "text_embeddings": lambda: texts.to(device),
+            "class_ids": lambda: own.to(device),
+        },
         batch_size=batch_size,
     )
     return evidence, scorer
@@ -90,7 +101,7 @@ def plain_evidence(
 
 def select(evidence: Evidence, pairs: list[int]) -> Evidence:
     """The evidence of some pairs, in that order."""
-    chosen = torch.tensor(pairs, device=evidence.device)
+    chosen = torch.tensor(pairs, dtype=torch.int64, device=evidence.device)
     masks = evidence.object_masks()
     return Evidence(
         images=evidence.images,
@@ -103,6 +114,11 @@ def select(evidence: Evidence, pairs: list[int]) -> Evidence:
         std=evidence.std,
         seeds=[evidence.seeds[p] for p in pairs],
         object_masks=lambda: masks[chosen],
+        extras={
+            **evidence.extras,
+            "attentions": lambda: evidence.extras["attentions"]()[chosen],
+            "class_ids": lambda: evidence.extras["class_ids"]()[chosen],
+        },
         batch_size=evidence.batch_size,
     )
 
@@ -142,6 +158,14 @@ class ClipCase:
             head=head,
             mean=self.model.mean,
             std=self.model.std,
+            extras={
+                "attentions": lambda: self.model.attentions(
+                    canonical, state, self.image_of, self.class_ids, self.bank, kind, batch_size
+                ),
+                "surgery_features": lambda blocks, values: self.model.surgery_features(self.images, blocks, values),
+                "text_embeddings": lambda: text,
+                "class_ids": lambda: self.class_ids,
+            },
             batch_size=batch_size,
         )
 

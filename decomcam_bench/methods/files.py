@@ -1,0 +1,77 @@
+"""Maps from elsewhere: what another program wrote, as a row of the same table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.mapfiles import MapFolder, MapMalformedError, MapMissingError
+from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
+from decomcam_bench.methods.validity import ZERO_MAP
+
+MAP_MISSING = "map_missing"
+MAP_MALFORMED = "map_malformed"
+
+
+@dataclass
+class MapFiles(MapMethod):
+    """Reads each pair's map from a folder; see :mod:`decomcam_bench.mapfiles` for names and formats.
+
+    A map of the size of the model's input is taken as it is, pixel by pixel. A map of any other size
+    covers the whole original image, and is brought to the input as the image was (resized, and
+    cropped where the model crops), bilinearly, with a wider filter where it shrinks. What is negative
+    counts as 0, as in all maps. A pair fails with ``map_missing``, or with ``map_malformed: WHY``.
+
+    The content of the files is part of the cell key, their place is not.
+
+    Attributes:
+        dir: the folder.
+    """
+
+    dir: str = ""
+
+    uses_layer: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = False
+
+    @cached_property
+    def folder(self) -> MapFolder:
+        """The folder, listed.
+
+        Raises:
+            ConfigError: when none is named.
+            DataError: when it cannot be read.
+        """
+        if not self.dir:
+            raise ConfigError("method=files needs method.dir=FOLDER, where the maps lie")
+        return MapFolder(Path(self.dir).expanduser())
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+        return {"maps": self.folder.digest()}
+
+    def map(self, evidence: Evidence) -> Explanation:
+        maps = np.zeros((len(evidence), *evidence.input_size), dtype=np.float32)
+        failures: dict[int, str] = {}
+        for pair, (image_id, class_id) in enumerate(evidence.pair_names):
+            try:
+                found = self.folder.read(image_id, class_id)
+            except MapMissingError:
+                failures[pair] = MAP_MISSING
+                continue
+            except MapMalformedError as error:
+                failures[pair] = f"{MAP_MALFORMED}: {error}"
+                continue
+            maps[pair] = found if found.shape == evidence.input_size else evidence.map_to_input(pair, found)
+            if not (maps[pair] > 0).any():
+                failures[pair] = ZERO_MAP
+                maps[pair] = 0
+        return Explanation(torch.from_numpy(maps).to(evidence.device), "none", failures=failures)
+
+    def cost(self, rank: int | None, channels: int) -> Cost:
+        return Cost()

@@ -1,0 +1,89 @@
+"""Records: one row a pair, from what a metric answers to the table that is sealed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decomcam_bench.datasets.base import Target
+from decomcam_bench.metrics.base import Fail, MapMetric, Metric, Outcome, PairMap, Skip, Work
+from decomcam_bench.models.geometry import Geometry
+
+Row = dict[str, Any]
+
+
+def pair_row(position: int, image_id: str, class_id: int, class_name: str, status: str = "ok", reason: str = "") -> Row:
+    """What every record says of its pair."""
+    return {
+        "position": position,
+        "image_id": image_id,
+        "class_id": class_id,
+        "class_name": class_name,
+        "status": status,
+        "reason": reason,
+    }
+
+
+def record(outcome: Outcome, metric: Metric) -> Row:
+    """Status, reason and values of an outcome; a value that is not finite is a failure.
+
+    NaN is none where the metric says that it may be (``undefined``).
+    """
+    if isinstance(outcome, Skip):
+        return {"status": "skipped", "reason": outcome.reason}
+    if isinstance(outcome, Fail):
+        return {"status": "failed", "reason": outcome.reason}
+    bad = [
+        name
+        for name, value in outcome.items()
+        if isinstance(value, float) and not np.isfinite(value) and not (np.isnan(value) and name in metric.undefined)
+    ]
+    if bad:
+        return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}"}
+    return {"status": "ok", "reason": "", **outcome}
+
+
+def judged(metric: MapMetric, view: PairMap, reason: str) -> Outcome:
+    """What a metric says of a pair whose map failed for ``reason`` (empty: it did not).
+
+    A pair that the protocol leaves out is left out whether it has a map or not. A pair that a metric
+    cannot digest is a record, not the end of the run.
+    """
+    try:
+        outcome = metric.evaluate(view)
+    except ValueError as error:
+        outcome = Fail(" ".join(str(error).split()))
+    return Fail(reason) if reason and not isinstance(outcome, Skip) else outcome
+
+
+def frame(rows: list[Row]) -> pd.DataFrame:
+    """Records as a table, sorted by image position and class; values absent from a row are null."""
+    table = pd.DataFrame(rows, columns=None if rows else list(pair_row(0, "", 0, "")))
+    if rows:
+        table = table.sort_values(["position", "class_id"], kind="stable").reset_index(drop=True)
+    texts = dict.fromkeys(("image_id", "class_name", "status", "reason"), "str")
+    return table.astype({"position": "int32", "class_id": "int32", **texts})
+
+
+def view_of(
+    geometry: Geometry,
+    saliency: np.ndarray,
+    target: Target,
+    classes: tuple[int, ...],
+    components: np.ndarray | None,
+    work: Work,
+) -> PairMap:
+    """One pair as the metrics of its map see it."""
+    return PairMap(
+        saliency,
+        geometry.to_original,
+        target,
+        geometry.width,
+        geometry.height,
+        classes,
+        components,
+        whole_image=geometry.mode == "squash",
+        work=work,
+    )

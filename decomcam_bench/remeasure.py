@@ -1,0 +1,94 @@
+"""Metrics added to a finished cell from its kept maps: no image is read, the model does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from decomcam_bench.errors import StoreError, StrictError
+from decomcam_bench.kept import CHUNK, KeptMaps, read_maps, work_of
+from decomcam_bench.metrics.base import Fail, MapMetric, PairMap, Work
+from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.plan import Group, PlannedCell, PlannedMetric
+from decomcam_bench.records import Row, frame, judged, pair_row, record, view_of
+from decomcam_bench.results.store import RECORDS, part_size, seal
+
+
+def remeasure(group: Group, save_maps: bool, strict: bool = False) -> int:
+    """Seals the parts of metrics that follow from kept maps.
+
+    Returns:
+        images of these parts.
+
+    Raises:
+        StoreError: when kept maps are damaged or do not belong to their records.
+        StrictError: with ``strict``, when a record is of an image or annotation that could not be used.
+    """
+    size, images = part_size(group.images), 0
+    for part in range(-(-group.images // size) if group.images else 0):
+        cells = [c for c in group.cells if c.missing(part, save_maps) and c.from_kept(part, save_maps)]
+        for cell in cells:
+            assert cell.cell is not None
+            missing = cell.missing(part, save_maps)
+            metrics = [planned for planned in cell.metrics if planned.key in missing]
+            records, kept = cell.cell.read_part(RECORDS, part), read_maps(cell.cell, part)
+            if strict:
+                _refuse_lost(records, kept)
+            rows = measure_kept(group, cell, metrics, records, kept)
+            seal([(cell.cell, key, part, frame(found)) for key, found in rows.items()])
+            for key in rows:
+                cell.done.setdefault(key, set()).add(part)
+        images += min(size, group.images - part * size) if cells else 0
+    return images
+
+
+def _refuse_lost(records: pd.DataFrame, kept: KeptMaps) -> None:
+    for row in records[records["status"] == "failed"].to_dict("records"):
+        if (row["position"], row["class_id"]) not in kept.without_map:
+            raise StrictError(f"{row['reason']} (strict=true stops at the first bad image or annotation)")
+
+
+def measure_kept(
+    group: Group, cell: PlannedCell, metrics: Sequence[PlannedMetric], records: pd.DataFrame, kept: KeptMaps
+) -> dict[str, list[Row]]:
+    """Rows of metrics of one part, by metric key, exactly as a run that computes the maps writes them.
+
+    Raises:
+        StoreError: when records and maps do not belong together.
+    """
+    assert cell.cell is not None
+    place = {pair: i for i, pair in enumerate(zip(kept.image_index.tolist(), kept.class_id.tolist(), strict=True))}
+    values: dict[str, list[Row]] = {planned.key: [] for planned in metrics}
+    work = work_of(cell.method.cost(cell.rank, kept.channels))
+    rows = [{**pair_row(0, "", 0, ""), **row} for row in records[list(pair_row(0, "", 0, ""))].to_dict("records")]
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        try:
+            chosen = [place[row["position"], row["class_id"]] for row in chunk if row["status"] == "ok"]
+        except KeyError as error:
+            raise StoreError(
+                f"{cell.cell.folder}: no kept map of pair {error}; delete its folder maps and run with save_maps=true"
+            ) from error
+        maps = iter(kept.at_input(chosen, group.model.device))
+        for row in chunk:
+            reason, view = row["reason"], None
+            if row["status"] == "ok":
+                view = _kept_view(group, row, next(maps), work)
+            elif (row["position"], row["class_id"]) in kept.without_map:
+                view = _kept_view(group, row, np.zeros(kept.size, np.float32), work)
+            for planned in metrics:
+                metric = planned.metric
+                assert isinstance(metric, MapMetric)
+                if metric.limit is None or row["position"] < metric.limit:
+                    outcome = Fail(reason) if view is None else judged(metric, view, reason)
+                    values[planned.key].append({**row, **record(outcome, metric)})
+    return values
+
+
+def _kept_view(group: Group, row: Row, saliency: np.ndarray, work: Work) -> PairMap:
+    sample = group.dataset.sample(group.selection.indices[row["position"]])
+    target = next(target for target in sample.targets if target.class_id == row["class_id"])
+    geometry = Geometry(sample.width, sample.height, group.model.input_size, group.source.geometry)
+    return view_of(geometry, saliency, target, tuple(t.class_id for t in sample.targets), None, work)

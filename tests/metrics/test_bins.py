@@ -1,0 +1,83 @@
+"""The accuracy-binned protocol, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import Fail
+from decomcam_bench.metrics.bins import AccuracyBins, accuracy_bin, bin_table
+from tests.metrics.conftest import Counting, batch, table
+
+_NAN = float("nan")
+
+
+def _records(classes: dict[int, list[float | None]]) -> list[dict]:
+    """For each class a list of insertions, None where the prediction was wrong; deletion is 0.1."""
+    return [
+        {
+            "class_id": class_id,
+            "correct": value is not None,
+            "insertion": _NAN if value is None else value,
+            "deletion": _NAN if value is None else 0.1,
+            "overall": _NAN if value is None else value - 0.1,
+        }
+        for class_id, values in classes.items()
+        for value in values
+    ]
+
+
+CLASSES = {0: [0.5, 0.7, 0.9, None], 1: [0.2, None], 2: [0.8, 0.6, 0.4, 0.2], 3: [None, None], 4: [0.4, 0.6, 0.2, None]}
+
+
+def test_bins_by_hand() -> None:
+    rows = bin_table(table(_records(CLASSES)))
+    # Classes 0 and 4 have accuracy 0.75, class 1 0.5, class 2 1.0 (the last bin), class 3 0.
+    assert rows["classes"].tolist() == [1, 0, 0, 0, 0, 1, 0, 2, 0, 1]
+    assert rows["pairs"].tolist() == [2, 0, 0, 0, 0, 2, 0, 8, 0, 4]
+    assert rows["correct"].tolist() == [0, 0, 0, 0, 0, 1, 0, 6, 0, 4]
+    assert rows["centre"].tolist() == pytest.approx([0.05 + 0.1 * i for i in range(10)])
+    assert rows["insertion"][7] == pytest.approx((0.5 + 0.7 + 0.9 + 0.4 + 0.6 + 0.2) / 6)
+    assert rows["overall"][9] == pytest.approx(0.4)
+    assert np.isnan(rows["insertion"][0])
+    assert np.isnan(rows["insertion"][1])
+
+
+def test_columns_equal_the_table() -> None:
+    records = table(_records(CLASSES))
+    metric = AccuracyBins(preset="decomcam")
+    values, rows = metric.aggregate(records), bin_table(records)
+    for curve in ("insertion", "deletion", "overall"):
+        np.testing.assert_allclose([values[f"accuracy_bins_{curve}_{i}"] for i in range(10)], rows[curve])
+        assert values[f"accuracy_bins_{curve}"] == pytest.approx(records[curve].mean())
+    assert values["accuracy_bins_accuracy"] == pytest.approx(11 / 16)
+    assert list(values) == [column.name for column in metric.columns]
+
+
+def test_every_share_of_ten_falls_into_its_bin() -> None:
+    hits = np.arange(11.0)
+    assert accuracy_bin(hits, np.full(11, 10.0)).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9]
+    assert accuracy_bin(np.array([7.0, 0.0]), np.array([100.0, 0.0])).tolist() == [0, -1]
+
+
+def test_wrong_predictions_are_recorded_and_not_scored() -> None:
+    images = torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2).contiguous()
+    model = Counting(torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2))
+    metric = AccuracyBins(preset="decomcam")
+    right, wrong = metric.evaluate_batch(batch(torch.rand(2, 1, 2), images, model, [0, 0]))
+    assert right["correct"] is True
+    assert wrong["correct"] is False
+    assert np.isnan(wrong["insertion"])
+    assert len(wrong["deletion_curve"]) == len(right["deletion_curve"])
+    assert set(right) == set(wrong)
+    outcomes = metric.evaluate_batch(batch(torch.full((2, 1, 2), _NAN), images, model, [0, 0]))
+    assert outcomes == [Fail("map_not_finite")] * 2
+
+
+def test_options_that_contradict_the_protocol() -> None:
+    with pytest.raises(ConfigError, match="only_correct"):
+        AccuracyBins(only_correct=False)
+    with pytest.raises(ConfigError, match="curves"):
+        AccuracyBins(curves="deletion")

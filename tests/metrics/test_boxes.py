@@ -1,0 +1,198 @@
+"""Box accuracy: against wsolevaluation's and gScoreCAM's vectors, and by hand."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import Fail, Outcome, PairMap, Skip
+from decomcam_bench.metrics.boxes import (
+    MaxBoxAcc,
+    MeanBestIoU,
+    OtsuBoxAccuracy,
+    boxes_at_thresholds,
+    inclusive_iou,
+    min_max,
+    otsu_box,
+    resized_boxes,
+    thresholds,
+)
+from tests.metrics.conftest import pair, table
+
+LEVELS = (0.3, 0.5, 0.7)
+
+
+@pytest.fixture(scope="module")
+def pairs(reference: dict[str, np.ndarray]) -> list[PairMap]:
+    boxes = reference["boxes_flat"]
+    return [pair(reference["maps"][i], boxes[boxes[:, 0] == i][:, 1:]) for i in range(12)]
+
+
+@pytest.mark.parametrize(("version", "contours"), [(1, "largest"), (2, "all")])
+def test_equal_to_wsolevaluation(
+    reference: dict[str, np.ndarray], pairs: list[PairMap], version: int, contours: str
+) -> None:
+    metric = MaxBoxAcc(name="m", contours=contours, iou_levels=LEVELS)
+    rows = [metric.evaluate(own) for own in pairs]
+    best = np.stack([row["best_iou"] for row in rows])
+    counts = np.stack([(best >= level).sum(axis=0) for level in LEVELS])
+    np.testing.assert_array_equal(counts, reference[f"wsol/num_correct_v{version}"])
+    values = metric.aggregate(table(rows))
+    expected = reference[f"wsol/maxboxacc_v{version}"] / 100
+    assert [values[f"m_{level}"] for level in (30, 50, 70)] == pytest.approx(expected, abs=1e-12)
+    assert values["m"] == pytest.approx(expected.mean(), abs=1e-12)
+
+
+def test_equal_to_gscorecam(reference: dict[str, np.ndarray], pairs: list[PairMap]) -> None:
+    outcomes = [OtsuBoxAccuracy().evaluate(own) for own in pairs]
+    np.testing.assert_array_equal([o["box"] for o in outcomes], reference["gscorecam/otsu_box"])
+    np.testing.assert_array_equal([o["threshold"] for o in outcomes], reference["gscorecam/otsu_threshold"])
+
+
+def _drawn(scores: np.ndarray, cut: float) -> list[tuple[int, int, int, int]]:
+    """Boxes at one threshold, drawn as the reference draws them."""
+    image = (scores * 255).astype(np.uint8)
+    above = (image > int(cut * image.max())).astype(np.uint8) * 255
+    contours = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+    height, width = scores.shape
+    found = [cv2.boundingRect(contour) for contour in contours]
+    return [(x, y, min(x + w, width - 1), min(y + h, height - 1)) for x, y, w, h in found] or [(0, 0, 0, 0)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_of_all_thresholds_are_those_of_each(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    coarse = random.random((7, 9)).astype(np.float64) ** 3
+    scores = min_max(cv2.resize(coarse, (90, 70), interpolation=cv2.INTER_CUBIC if seed % 2 else cv2.INTER_NEAREST))
+    if seed == 5:
+        scores = random.random((20, 30))
+    cuts = thresholds(0.01)
+    drawn = boxes_at_thresholds(scores, cuts)
+    ends = [*drawn.starts[1:].tolist(), len(drawn.boxes)]
+    for place, cut in enumerate(cuts):
+        boxes = [tuple(box) for box in drawn.boxes[drawn.starts[place] : ends[place]].tolist()]
+        assert sorted(boxes) == sorted(_drawn(scores, cut))
+        assert drawn.starts[place] <= drawn.largest[place] < ends[place]
+
+
+def test_holes_are_contours_and_the_largest_is_the_outer_one() -> None:
+    ring = np.zeros((40, 40))
+    ring[5:35, 5:35] = 1
+    ring[10:30, 12:28] = 0
+    drawn = boxes_at_thresholds(ring, np.array([0.5]))
+    # The hole's border runs on the ring, one pixel outside the hole.
+    assert sorted(map(tuple, drawn.boxes.tolist())) == [(5, 5, 35, 35), (11, 9, 29, 31)]
+    assert drawn.boxes[drawn.largest[0]].tolist() == [5, 5, 35, 35]
+
+
+def test_iou_takes_corners_as_inclusive() -> None:
+    # [0, 1] x [0, 1] holds 4 pixels, [1, 2] x [0, 1] holds 4, they share 2.
+    assert inclusive_iou(np.array([[0, 0, 1, 1]]), np.array([[1, 0, 2, 1]])) == pytest.approx(np.array([[2 / 6]]))
+    assert inclusive_iou(np.array([[5, 5, 2, 2]]), np.array([[0, 0, 9, 9]])) == 0
+
+
+def test_boxes_are_truncated_at_the_new_size() -> None:
+    box = np.array([[10.0, 20.0, 333.0, 374.0]])
+    # 10 * 224 / 500 = 4.48, 20 * 224 / 375 = 11.95, 149.2, 223.4.
+    assert resized_boxes(box, (375, 500), (224, 224)).tolist() == [[4, 11, 149, 223]]
+
+
+def _hits(best: list[list[float]]) -> pd.DataFrame:
+    return table([{"best_iou": np.array(row)} for row in best])
+
+
+def test_threshold_is_chosen_over_the_data_set() -> None:
+    # Each image has a threshold that suits it (0.5 or 0.0): per image the accuracy would be 1.
+    metric = MaxBoxAcc(name="m", threshold_step=0.5)
+    values = metric.aggregate(_hits([[0.9, 0.1], [0.1, 0.9], [0.2, 0.8]]))
+    assert values == {"m": pytest.approx(2 / 3), "m_50": pytest.approx(2 / 3), "m_50_threshold": 0.5}
+    mean = MeanBestIoU(name="b", threshold_step=0.5).aggregate(_hits([[0.9, 0.1], [0.1, 0.9], [0.2, 0.8]]))
+    assert mean == {"b": pytest.approx(0.6), "b_threshold": 0.5}
+
+
+def test_levels_choose_their_thresholds_apart() -> None:
+    metric = MaxBoxAcc(name="m", threshold_step=0.5, iou_levels=(0.3, 0.7))
+    values = metric.aggregate(_hits([[0.4, 0.0], [0.4, 0.8]]))
+    assert values["m"] == pytest.approx((1 + 0.5) / 2)
+    assert (values["m_30_threshold"], values["m_70_threshold"]) == (0.0, 0.5)
+
+
+def test_iou_exactly_at_the_level_is_a_hit() -> None:
+    exact = np.array([[0, 0, 6, 0]]), np.array([[0, 0, 9, 0]])
+    assert inclusive_iou(*exact)[0, 0] == 0.7
+    assert MaxBoxAcc(name="m", threshold_step=0.5, iou_levels=(0.7,)).aggregate(_hits([[0.7, 0.0]]))["m"] == 1
+
+
+def test_constant_map_draws_the_default_boxes() -> None:
+    own = pair(np.full((50, 60), 0.3), [(10, 10, 30, 30)])
+    assert (MaxBoxAcc().evaluate(own)["best_iou"] == 0).all()
+    outcome = OtsuBoxAccuracy().evaluate(own)
+    assert outcome["box"].tolist() == [0, 0, 1, 1]
+    assert outcome["hit"] is False
+
+
+def test_otsu_takes_the_largest_rectangle_not_the_largest_area() -> None:
+    scores = np.zeros((40, 40), np.float32)
+    scores[2:12, 2:12] = 1
+    scores[np.arange(15, 38), np.arange(15, 38)] = 1
+    assert otsu_box(scores)[0].tolist() == [15, 15, 38, 38]
+
+
+def test_otsu_hits_any_instance_and_reports_pairs() -> None:
+    scores = np.zeros((40, 40), np.float32)
+    scores[10:20, 10:20] = 1
+    outcome = OtsuBoxAccuracy().evaluate(pair(scores, [(30, 30, 40, 40), (10, 10, 20, 20)]))
+    assert outcome["hit"] is True
+    assert outcome["iou"] == 1.0
+    rows = table([{"class_id": 0, "hit": True}, {"class_id": 0, "hit": True}, {"class_id": 1, "hit": False}])
+    values = OtsuBoxAccuracy().aggregate(rows)
+    assert values == {"otsu_box": pytest.approx(2 / 3), "otsu_box_class_mean": pytest.approx(0.5)}
+
+
+@pytest.mark.parametrize("metric", [MaxBoxAcc(), MaxBoxAcc(contours="largest"), MeanBestIoU(), OtsuBoxAccuracy()])
+def test_edges(metric: MaxBoxAcc) -> None:
+    def outcome(scores: np.ndarray, boxes: list[tuple[int, ...]]) -> Outcome:
+        return metric.evaluate(pair(scores, boxes))
+
+    ones = np.ones((8, 8))
+    assert outcome(ones, []) == Skip("empty_region")
+    assert outcome(ones, [(9, 9, 12, 12)]) == Skip("empty_region")
+    assert outcome(ones * np.nan, [(0, 0, 4, 4)]) == Fail("map_not_finite")
+    assert outcome(ones * 0, [(0, 0, 4, 4)]) == Fail("map_zero_mass")
+    assert isinstance(outcome(np.array([[1.0]]), [(0, 0, 1, 1)]), dict)
+    # Ties everywhere but one pixel.
+    ones[3, 3] = 2
+    assert isinstance(outcome(ones, [(0, 0, 4, 4)]), dict)
+
+
+def test_the_map_is_taken_from_the_squashed_input_where_it_shows_the_whole_image() -> None:
+    saliency = np.random.default_rng(0).random((224, 224)).astype(np.float32)
+    own = pair(np.ones((90, 120)), [(0, 0, 60, 60)])
+    squashed = PairMap(saliency, lambda a: cv2.resize(a, (120, 90)), own.target, 120, 90, whole_image=True)
+    np.testing.assert_array_equal(squashed.at_size(224, 224), saliency.astype(np.float64))
+    cropped = PairMap(saliency, lambda a: cv2.resize(a, (120, 90)), own.target, 120, 90)
+    assert np.abs(cropped.at_size(224, 224) - saliency).max() > 0.1
+
+
+def test_metrics_of_one_map_search_contours_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = cv2.findContours
+    monkeypatch.setattr(cv2, "findContours", lambda *a: calls.append(1) or real(*a))
+    own = pair(np.random.default_rng(1).random((30, 30)), [(0, 0, 9, 9)])
+    MaxBoxAcc().evaluate(own)
+    first = len(calls)
+    MaxBoxAcc(contours="largest").evaluate(own)
+    MeanBestIoU().evaluate(own)
+    assert len(calls) == first > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"contours": "biggest"}, {"size": 0}, {"threshold_step": 0.0}, {"iou_levels": ()}, {"iou_levels": (50.0,)}],
+)
+def test_bad_options(options: dict) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        MaxBoxAcc(**options)

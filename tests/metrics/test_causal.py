@@ -1,0 +1,247 @@
+"""Deletion and insertion: against RISE's vectors, a pixel-by-pixel definition, and by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import Fail, Skip
+from decomcam_bench.metrics.causal import (
+    Causal,
+    area_under,
+    blur,
+    changed_pixels,
+    class_scores,
+    pixel_ranks,
+)
+from tests.metrics.conftest import Counting, batch, table
+
+
+@pytest.fixture(scope="module")
+def rise_model(reference: dict[str, np.ndarray]) -> Counting:
+    small = torch.tensor(reference["rise/linear_weights_8x8"])
+    full = small.repeat_interleave(28, 2).repeat_interleave(28, 3) / (28 * 28 * 3 * 64) * 30
+    # The metric multiplies cosines by 100 before the softmax.
+    return Counting(full, lambda scores: scores / 100)
+
+
+@pytest.mark.parametrize("step", [224, 1792])
+def test_equal_to_rise(reference: dict[str, np.ndarray], rise_model: Counting, step: int) -> None:
+    images = torch.tensor(reference["rise/images"])
+    own = batch(torch.tensor(reference["maps"][:2]), images, rise_model, [0, 0])
+    own.class_ids = own.image_similarity.argmax(dim=1)
+    outcomes = Causal(preset="rise", step=step).evaluate_batch(own)
+    for mode, name in (("del", "deletion"), ("ins", "insertion")):
+        for place, outcome in enumerate(outcomes):
+            curve, area = (
+                reference[f"rise/{mode}_step{step}_scores"][place],
+                reference[f"rise/{mode}_step{step}_auc"][place],
+            )
+            np.testing.assert_allclose(outcome[f"{name}_curve"], curve, atol=1e-5)
+            assert outcome[name] == pytest.approx(area, abs=1e-5)
+            assert outcome["overall"] == outcome["insertion"] - outcome["deletion"]
+
+
+def test_blur_is_rises_kernel(reference: dict[str, np.ndarray]) -> None:
+    point = torch.zeros(1, 3, 31, 31)
+    point[0, :, 15, 15] = 1
+    kernel = torch.tensor(reference["rise/insertion_blur_kernel"])
+    np.testing.assert_allclose(blur(point, 11, 5.0)[0, 0, 10:21, 10:21], kernel, atol=1e-7)
+    # Zero-padded: a corner keeps less of a constant image.
+    assert blur(torch.ones(1, 3, 31, 31), 11, 5.0)[0, 0, 0, 0] < 0.5
+    assert blur(torch.ones(1, 3, 31, 31), 11, 5.0)[0, 0, 15, 15] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_large_blur_has_unit_sum() -> None:
+    assert blur(torch.ones(1, 3, 120, 120), 51, 50.0)[0, 0, 60, 60] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_ranks_descend_and_ties_go_by_position() -> None:
+    assert pixel_ranks(torch.tensor([[[0.0, 2.0], [2.0, 5.0]]])).tolist() == [[3, 1, 2, 0]]
+    assert pixel_ranks(torch.zeros(1, 2, 3)).tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_points_of_the_presets_at_224() -> None:
+    def points(preset: str) -> np.ndarray:
+        return Causal(preset=preset).points((224, 224))
+
+    assert len(points("rise")) == 225
+    assert len(points("groupcam")) == 113
+    assert len(points("decomcam")) == 12
+    assert points("decomcam")[-1] - points("decomcam")[-2] == 896
+    assert len(points("steps20")) == 21
+    assert (np.diff(points("rise")) == 224).all()
+
+
+def test_a_step_is_kept_in_rows_at_other_sizes() -> None:
+    assert (np.diff(Causal(preset="rise").points((160, 160))) == 160).all()
+    assert len(Causal(preset="rise", step=1792).points((384, 384))) == 49
+    assert Causal(preset="rise", steps=5).points((10, 10)).tolist() == [0, 20, 40, 60, 80, 100]
+
+
+def test_changed_pixels_with_a_short_last_step() -> None:
+    assert changed_pixels(10, 4, 0).tolist() == [0, 4, 8, 10]
+    assert changed_pixels(3, 0, 20).tolist() == [0, 1, 2, 3]
+    assert changed_pixels(1, 224, 0).tolist() == [0, 1]
+
+
+def test_area_over_true_fractions_differs_from_even_spacing() -> None:
+    # Points at 0, 0.4, 0.8 and 1: 0.4 * (1 + 0.5) / 2 + 0.4 * (0.5 + 0.25) / 2 + 0.2 * (0.25 + 0) / 2.
+    curve = np.array([1, 0.5, 0.25, 0])
+    assert area_under(curve, np.array([0, 0.4, 0.8, 1])) == pytest.approx(0.475)
+    assert area_under(curve, np.linspace(0, 1, 4)) == pytest.approx((1.75 - 0.5) / 3)
+
+
+def _by_definition(metric: Causal, image: torch.Tensor, saliency: torch.Tensor, model: Counting, own: int) -> dict:
+    """One image at a time, one pixel list at a time."""
+    order = sorted(range(saliency.numel()), key=lambda i: (-float(saliency.flatten()[i]), i))
+    start = blur(image[None], metric.blur_size, metric.blur_sigma)[0] if metric.blur_size else torch.zeros_like(image)
+    curves: dict[str, list[float]] = {"deletion": [], "insertion": []}
+    for count in metric.points(tuple(image.shape[-2:])):
+        for name, base, other in (("deletion", image, torch.zeros_like(image)), ("insertion", start, image)):
+            made = base.clone().flatten(1)
+            made[:, order[:count]] = other.flatten(1)[:, order[:count]]
+            scores = class_scores(model(made.view(1, *image.shape), torch.zeros(1)), metric.score, None)
+            curves[name].append(float(scores[0, own]))
+    return curves
+
+
+@pytest.mark.parametrize("score", ["softmax", "cosine"])
+@pytest.mark.parametrize("preset", ["steps20", "decomcam"])
+def test_equal_to_its_definition_in_small_batches(preset: str, score: str) -> None:
+    random = torch.Generator().manual_seed(1)
+    images, maps = torch.randn(3, 3, 6, 8, generator=random), torch.rand(3, 6, 8, generator=random)
+    maps[0, :3] = 0
+    model = Counting(torch.randn(4, 3, 6, 8, generator=random) / 1000)
+    step = {} if preset == "steps20" else {"step": 200}
+    metric = Causal(preset=preset, score=score, blur_size=3 if preset == "steps20" else 0, only_correct=False, **step)
+    outcomes = metric.evaluate_batch(batch(maps, images, model, [1, 0, 3], batch_size=7))
+    assert max(model.batches) <= 7
+    for place, own in enumerate([1, 0, 3]):
+        expected = _by_definition(metric, images[place], maps[place], model, own)
+        for name, curve in expected.items():
+            np.testing.assert_allclose(outcomes[place][f"{name}_curve"], curve, atol=1e-6)
+
+
+@pytest.mark.parametrize("curves", ["deletion", "insertion", "both"])
+@pytest.mark.parametrize("blur_size", [0, 3])
+def test_scored_images_are_as_planned(curves: str, blur_size: int) -> None:
+    model = Counting(torch.randn(2, 3, 8, 8))
+    metric = Causal(preset="steps20", curves=curves, blur_size=blur_size)
+    metric.evaluate_batch(batch(torch.rand(3, 8, 8), torch.randn(3, 3, 8, 8), model, [0, 1, 1]))
+    assert model.scored == 3 * metric.scored_per_pair((8, 8)) + metric.scored_per_batch((8, 8))
+    # The whole image is known, so each curve costs its 19 inner points.
+    assert metric.scored_per_pair((8, 8)) == 19 * len(metric.curve_names) + (blur_size > 0 and curves != "deletion")
+
+
+def test_curves_share_their_ends() -> None:
+    model = Counting(torch.randn(2, 3, 8, 8))
+    (outcome,) = Causal(preset="steps20", blur_size=0).evaluate_batch(
+        batch(torch.rand(1, 8, 8), torch.randn(1, 3, 8, 8), model, [0])
+    )
+    assert outcome["deletion_curve"][0] == outcome["insertion_curve"][-1]
+    assert outcome["deletion_curve"][-1] == outcome["insertion_curve"][0]
+
+
+def test_only_correct_skips_by_reason() -> None:
+    images = torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2).contiguous()
+    model = Counting(torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2))
+    outcomes = Causal(preset="decomcam").evaluate_batch(batch(torch.rand(2, 1, 2), images, model, [0, 0]))
+    assert outcomes[0]["deletion_curve"][0] > 0.5
+    assert outcomes[1] == Skip("misclassified")
+
+
+def test_unnormalised_texts_multiply_the_cosine() -> None:
+    cosine, norms = torch.tensor([[0.3, 0.31]]), torch.tensor([10.0, 9.0])
+    expected = torch.tensor([[300.0, 279.0]]).softmax(dim=1)
+    torch.testing.assert_close(class_scores(cosine, "unnormalised", norms), expected)
+    torch.testing.assert_close(class_scores(cosine, "softmax", norms), (100 * cosine).softmax(dim=1))
+    with pytest.raises(ConfigError, match="no norms"):
+        class_scores(cosine, "unnormalised", None)
+
+
+def test_invalid_and_nan_maps_are_failures_and_cost_nothing() -> None:
+    maps = torch.rand(3, 4, 4)
+    maps[1, 0, 0] = float("nan")
+    model = Counting(torch.randn(2, 3, 4, 4))
+    own = batch(maps, torch.randn(3, 3, 4, 4), model, [0, 0, 0], valid=torch.tensor([True, True, False]))
+    outcomes = Causal(preset="steps20", curves="deletion").evaluate_batch(own)
+    assert outcomes[1:] == [Fail("map_not_finite"), Fail("no_map")]
+    assert model.scored == len(outcomes[0]["deletion_curve"]) - 2 + 1
+
+
+def test_constant_map_and_one_pixel_image() -> None:
+    model = Counting(torch.randn(2, 3, 4, 4))
+    (outcome,) = Causal(preset="steps20").evaluate_batch(
+        batch(torch.ones(1, 4, 4), torch.randn(1, 3, 4, 4), model, [0])
+    )
+    assert np.isfinite(outcome["deletion_curve"]).all()
+    model = Counting(torch.randn(2, 3, 1, 1))
+    (outcome,) = Causal(preset="rise").evaluate_batch(batch(torch.ones(1, 1, 1), torch.randn(1, 3, 1, 1), model, [0]))
+    assert len(outcome["insertion_curve"]) == 2
+
+
+def test_resolve_and_overrides() -> None:
+    assert Causal().resolve(SimpleNamespace(causal_preset="steps20")).steps == 20
+    resolved = Causal(step=1792, blur_size=0).resolve(SimpleNamespace(causal_preset="rise"))
+    assert (resolved.preset, resolved.step, resolved.blur_size, resolved.only_correct) == ("rise", 1792, 0, False)
+    with pytest.raises(ConfigError, match="resolve"):
+        Causal().evaluate_batch(
+            batch(torch.ones(1, 2, 2), torch.ones(1, 3, 2, 2), Counting(torch.ones(2, 3, 2, 2)), [0])
+        )
+
+
+def test_mean_over_pairs_and_directions() -> None:
+    metric = Causal(preset="rise")
+    values = metric.aggregate(table([{"deletion": 0.1, "insertion": 0.5, "overall": 0.4}] * 3))
+    assert values == {"deletion": pytest.approx(0.1), "insertion": pytest.approx(0.5), "overall": pytest.approx(0.4)}
+    assert [column.direction for column in metric.columns] == ["lower", "higher", "higher"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"preset": "risen"}, "did you mean 'rise'"),
+        ({"preset": "rise", "step": -1}, "step=-1"),
+        ({"preset": "rise", "step": 0}, "steps=0"),
+        ({"blur_size": 4}, "odd"),
+        ({"blur_size": 5, "blur_sigma": 0.0}, "positive"),
+        ({"score": "logit"}, "softmax, cosine, unnormalised"),
+        ({"limit": 0}, "limit=0"),
+    ],
+)
+def test_bad_options(options: dict, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        Causal(**options)
+
+
+@pytest.mark.gpu
+def test_same_on_the_gpu() -> None:
+    random = torch.Generator().manual_seed(2)
+    images, maps = torch.randn(4, 3, 32, 32, generator=random), torch.rand(4, 32, 32, generator=random)
+    weights = torch.randn(4, 3, 32, 32, generator=random) / 1000
+    results = []
+    for device in ("cpu", "cuda"):
+        own = batch(maps.to(device), images.to(device), Counting(weights.to(device)), [0, 1, 2, 3])
+        own.class_ids = own.class_ids.to(device)
+        results.append(Causal(preset="steps20").evaluate_batch(own))
+    for cpu, cuda in zip(*results, strict=True):
+        np.testing.assert_allclose(cpu["deletion_curve"], cuda["deletion_curve"], atol=1e-4)
+
+
+def test_even_spacing_gives_the_short_last_step_a_full_trapezoid() -> None:
+    random = torch.Generator().manual_seed(4)
+    own = torch.rand(1, 5, 5, generator=random), torch.randn(1, 3, 5, 5, generator=random)
+    model = Counting(torch.randn(2, 3, 5, 5, generator=random) / 100)
+    # 8 pixels a step: points at 0, 8, 16, 24 and 25 of 25.
+    options = {"preset": "rise", "step": 358, "curves": "deletion"}
+    (even,) = Causal(area="even", **options).evaluate_batch(batch(*own, model, [0]))
+    (true,) = Causal(**options).evaluate_batch(batch(*own, model, [0]))
+    curve = even["deletion_curve"].astype(np.float64)
+    assert len(curve) == 5
+    assert even["deletion"] == pytest.approx((curve.sum() - curve[0] / 2 - curve[-1] / 2) / 4)
+    assert true["deletion"] == pytest.approx(np.dot(np.diff([0, 8, 16, 24, 25]) / 25, (curve[1:] + curve[:-1]) / 2))

@@ -1,0 +1,59 @@
+"""Energy-based pointing game, by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.base import Fail, Skip
+from decomcam_bench.metrics.energy import Energy
+from tests.metrics.conftest import pair, table
+
+
+def test_share_of_mass_in_box_rows_are_y() -> None:
+    # x0, y0, x1, y1 = 3, 0, 5, 1: columns 3 and 4 of row 0, mass 3 + 4 of 0 + ... + 9.
+    values = np.arange(10).reshape(2, 5)
+    assert Energy().evaluate(pair(values, [(3, 0, 5, 1)]))["energy"] == pytest.approx(7 / 45)
+
+
+def test_overlapping_boxes_count_once_and_difficult_ones_count() -> None:
+    own = pair(np.ones((4, 4)), [(0, 0, 2, 2), (1, 1, 3, 3)], difficult=[True, True])
+    assert Energy().evaluate(own)["energy"] == pytest.approx(7 / 16)
+
+
+def test_mask_region() -> None:
+    mask = np.eye(4, dtype=bool)
+    assert Energy(region="mask").evaluate(pair(np.eye(4) + 1, masks=[mask]))["energy"] == pytest.approx(8 / 20)
+    assert Energy(region="mask").evaluate(pair(np.ones((4, 4)), [(0, 0, 1, 1)])) == Skip("no_mask")
+
+
+def test_single_object_protocol() -> None:
+    metric, ones = Energy(objects="single"), np.ones((4, 4))
+    assert metric.evaluate(pair(ones, [(0, 0, 1, 1), (2, 2, 3, 3)])) == Skip("several_objects")
+    assert metric.evaluate(pair(ones, [(0, 0, 4, 2)])) == Skip("large_object")
+    assert metric.evaluate(pair(ones, [(0, 0, 3, 2)]))["energy"] == pytest.approx(6 / 16)
+
+
+def test_float64_sums_of_many_pixels() -> None:
+    large = np.full((1000, 1200), 0.1, dtype=np.float32)
+    assert Energy().evaluate(pair(large, [(0, 0, 600, 1000)]))["energy"] == pytest.approx(0.5, abs=1e-12)
+
+
+def test_edges() -> None:
+    metric = Energy()
+    assert metric.evaluate(pair(np.zeros((3, 3)), [(0, 0, 2, 2)])) == Fail("map_zero_mass")
+    assert metric.evaluate(pair(np.full((3, 3), np.inf), [(0, 0, 2, 2)])) == Fail("map_not_finite")
+    assert metric.evaluate(pair(np.ones((3, 3)), [(5, 5, 9, 9)])) == Skip("empty_region")
+    assert metric.evaluate(pair([[0.5]], [(0, 0, 1, 1)]))["energy"] == 1.0
+
+
+def test_mean_over_pairs_resolve_and_options() -> None:
+    assert Energy(name="energy").aggregate(table([{"energy": 0.25}, {"energy": 0.75}, {"energy": 0.8}])) == {
+        "energy": pytest.approx(0.6)
+    }
+    assert Energy().resolve(SimpleNamespace(region="mask")).region == "mask"
+    with pytest.raises(ConfigError, match="all, single"):
+        Energy(objects="one")

@@ -1,0 +1,234 @@
+"""What a run computes, shares, seals and counts."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from decomcam_bench.config import load_config
+from decomcam_bench.dryrun import describe
+from decomcam_bench.engine import run
+from decomcam_bench.errors import ModelError, StoreError, StrictError
+from decomcam_bench.plan import make_plan
+from decomcam_bench.results.store import Store
+from decomcam_bench.results.tables import load_records, load_table, render
+
+FAST = ("limit=5", "metric=pointing_exact")
+
+
+def test_gradient_methods_share_one_backbone_pass_and_one_gradient(bench, tmp_path):
+    result, table = bench(tmp_path, *FAST, "method=gradcam,hirescam,layercam,gradcam_pp")
+    pairs = int(table["n_expected"].iloc[0])
+    assert len(table) == 4
+    assert result.passes == {
+        "backbone": 5,
+        "head": pairs,
+        "backward": pairs,
+        "method_scored": 0,
+        "metric_scored": 0,
+    }
+
+
+def test_a_rank_sweep_scores_no_more_than_its_largest_rank(bench, tmp_path):
+    sweep, table = bench(tmp_path / "sweep", *FAST, "rank=1,2,4")
+    alone, single = bench(tmp_path / "alone", *FAST, "rank=4")
+    pairs = int(table["n_expected"].iloc[0])
+    assert sweep.passes == alone.passes
+    assert sweep.passes["method_scored"] == 4 * pairs
+    assert render(table[table["rank"] == 4], "csv") == render(single, "csv")
+
+
+def test_two_layers_share_the_backbone_pass(bench, tmp_path):
+    result, table = bench(tmp_path, *FAST, "method=gradcam", "layer=layer3,layer4")
+    pairs = int(table["n_expected"].iloc[0])
+    assert (result.passes["backbone"], result.passes["backward"]) == (5, 2 * pairs)
+
+
+def test_metric_scored_images_are_counted_apart_and_planned_exactly(bench, tmp_path):
+    overrides = ["limit=3", "metric=causal", "method=decomcam,random", "rank=2", f"results={tmp_path}"]
+    planned = describe(make_plan(load_config(overrides)))
+    result, _ = bench(tmp_path, *overrides[:-1])
+    for name, count in result.passes.items():
+        assert f"{name.replace('_', '-'):14} {count}\n" in planned
+    assert result.passes["metric_scored"] > 0
+    again = describe(make_plan(load_config(overrides)))
+    assert "metric-scored  0" in again
+    assert "; done" in again
+
+
+def test_a_finished_run_computes_nothing(bench, tmp_path):
+    first, table = bench(tmp_path, *FAST)
+    second, again = bench(tmp_path, *FAST)
+    assert first.computed_images == 5
+    assert (second.computed_images, second.passes) == (0, {})
+    assert render(table, "csv") == render(again, "csv")
+
+
+def test_a_metric_can_be_added_to_a_finished_cell(bench, tmp_path):
+    _, one = bench(tmp_path / "a", "limit=5", "method=gradcam", "metric=pointing_exact")
+    _, both = bench(tmp_path / "a", "limit=5", "method=gradcam", "metric=energy")
+    _, fresh = bench(tmp_path / "b", "limit=5", "method=gradcam", "metric=pointing_exact,energy")
+    assert list(both["key"]) == list(one["key"]) == list(fresh["key"])
+    assert float(both["energy"].iloc[0]) == float(fresh["energy"].iloc[0])
+    assert float(both["pointing_exact"].iloc[0]) == float(one["pointing_exact"].iloc[0])
+
+
+def test_keys_know_what_decides_the_maps_and_nothing_else():
+    def keys(*overrides):
+        return [cell.key for cell in make_plan(load_config(["method=gradcam", "limit=4", *overrides])).cells]
+
+    base = keys()
+    for same in (
+        ["batch_size=3"],
+        ["device=cpu"],
+        ["workers=1"],
+        ["results=elsewhere"],
+        ["metric=energy"],
+        ["layer=layer3"],
+    ):
+        assert keys(*same) == base, same
+    changed = [
+        ["layer=layer4"],
+        ["limit=5"],
+        ["seed=1"],
+        ["precision=bf16"],
+        ["method=hirescam"],
+        ["model=toyclip_untrained"],
+        ["dataset.split=val"],
+        ["dataset.templates=bare"],
+        ["model.geometry=crop"],
+        ["method.score=cosine"],
+    ]
+    assert len({*base, *(key for change in changed for key in keys(*change))}) == len(changed) + 1
+
+
+def test_a_method_without_a_rank_is_not_repeated():
+    plan = make_plan(load_config(["method=decomcam,gradcam,random", "rank=1,5", "layer=layer3,layer4", "limit=4"]))
+    labels = [(c.display["method"], c.display["layer"], c.display["rank"]) for c in plan.cells]
+    assert len(labels) == len(set(labels)) == 4 + 2 + 1
+
+
+def test_batches_change_no_value(bench, tmp_path):
+    _, small = bench(tmp_path / "a", "limit=6", "batch_size=2", "metric=pointing_exact,energy", "rank=3")
+    _, large = bench(tmp_path / "b", "limit=6", "batch_size=64", "metric=pointing_exact,energy", "rank=3")
+    np.testing.assert_allclose(small["energy"], large["energy"], rtol=1e-4)
+    assert list(small["pointing_exact"]) == list(large["pointing_exact"])
+
+
+def test_the_random_control_depends_on_seed_image_and_class_alone(bench, tmp_path):
+    _, first = bench(tmp_path / "a", *FAST, "method=random")
+    records = load_records(tmp_path / "a", first["key"].iloc[0], "pointing_exact")
+    _, second = bench(tmp_path / "b", "limit=3", "metric=pointing_exact", "method=random", "batch_size=1")
+    fewer = load_records(tmp_path / "b", second["key"].iloc[0], "pointing_exact")
+    assert fewer[["x", "y"]].equals(records[records["position"] < 3][["x", "y"]])
+    assert len(set(zip(records["x"], records["y"], strict=True))) == len(records)
+
+
+def test_a_vit_layer_without_gradients_names_those_that_work(bench, tmp_path):
+    with pytest.raises(ModelError, match=r"layer=block5.out.*zero there; layers that work: block0, .*block5$"):
+        bench(tmp_path, *FAST, "model=toyclip_vit", "model.weights=untrained", "method=gradcam", "layer=block-1.out")
+
+
+def test_strict_stops_at_the_first_bad_image(bench, tmp_path, monkeypatch):
+    from decomcam_bench.datasets.toybox import ToyBox
+
+    def broken(self, index):
+        raise OSError(f"scene {index}: truncated")
+
+    monkeypatch.setattr(ToyBox, "load_image", broken)
+    with pytest.raises(StrictError, match="truncated"):
+        bench(tmp_path / "strict", *FAST, "strict=true")
+    result, table = bench(tmp_path / "lenient", *FAST, "method=gradcam")
+    assert int(table["n_failed"].iloc[0]) == int(table["n_expected"].iloc[0]) > 0
+    assert sum(result.new_failures.values()) == int(table["n_failed"].iloc[0])
+
+
+def test_one_bad_image_is_a_record_and_the_run_goes_on(bench, tmp_path, monkeypatch):
+    from decomcam_bench.datasets.toybox import ToyBox
+
+    whole = ToyBox.load_image
+    monkeypatch.setattr(
+        ToyBox,
+        "load_image",
+        lambda self, index: whole(self, index) if index != 2 else (_ for _ in ()).throw(OSError("2: bad")),
+    )
+    _, table = bench(tmp_path, *FAST, "method=gradcam,random")
+    for key, row in zip(table["key"], table.itertuples(), strict=True):
+        for metric in (None, "pointing_exact"):
+            records = load_records(tmp_path, key, metric)
+            assert len(records) == row.n_expected
+            bad = records[records["position"] == 2]
+            assert set(bad["reason"]) == {"2: bad"}
+            assert set(bad["status"]) == {"failed"}
+        assert row.n_evaluated + row.n_failed == row.n_expected
+
+
+def _cells(store):
+    return {cell.key: cell for cell in Store(store).cells()}
+
+
+def test_a_damaged_part_is_named_by_the_table_and_healed_by_the_run(bench, tmp_path):
+    _, table = bench(tmp_path, *FAST, "method=gradcam")
+    cell = _cells(tmp_path)[table["key"].iloc[0]]
+    part = cell.part("records", 0)
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(StoreError, match="damaged"):
+        load_table(tmp_path)
+    _, healed = bench(tmp_path, *FAST, "method=gradcam")
+    assert render(healed, "csv") == render(table, "csv")
+
+
+def test_a_second_process_is_told_who_holds_a_cell(bench, tmp_path):
+    _, table = bench(tmp_path, *FAST, "method=gradcam")
+    store = Store(tmp_path)
+    cell = store.cell(table["key"].iloc[0])
+    cell.part("records", 0).unlink()
+    with store.locked([cell]):
+        code = (
+            "from decomcam_bench.cli import main; import sys;"
+            f"sys.exit(main(['run','limit=5','metric=pointing_exact','method=gradcam','results={tmp_path}']))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2
+    assert "is being written by process" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_resumes_to_the_identical_table(bench, tmp_path):
+    overrides = ["limit=48", "method=decomcam,gradcam", "rank=2", "metric=pointing_exact,energy", "workers=0"]
+    _, expected = bench(tmp_path / "whole", *overrides)
+    command = [sys.executable, "-m", "decomcam_bench", "run", *overrides, f"results={tmp_path / 'killed'}"]
+    for delay in (4.0, 6.0, 7.5, 9.0):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    _, found = bench(tmp_path / "killed", *overrides)
+    assert render(found, "csv") == render(expected, "csv")
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_what_a_run_took_is_kept_apart_from_the_results(bench, tmp_path):
+    result, _ = bench(tmp_path, *FAST, "method=gradcam")
+    (record,) = Store(tmp_path).runs()
+    assert record["passes"] == result.passes
+    assert record["images"] == 5
+    text = json.dumps([cell.identity for cell in Store(tmp_path).cells()])
+    assert str(tmp_path) not in text
+
+
+def test_a_run_of_another_position_of_the_same_images_is_another_cell():
+    plans = [
+        make_plan(load_config(["method=gradcam", "metric=energy", *o]))
+        for o in (["limit=4"], ["limit=4", "dataset.size=300"])
+    ]
+    assert plans[0].cells[0].key != plans[1].cells[0].key
+
+
+def test_run_returns_the_keys_in_order(tmp_path):
+    result = run(load_config([f"results={tmp_path}", *FAST, "method=random,center", "workers=0"]))
+    assert list(load_table(tmp_path, result.keys)["method"]) == ["random", "center"]
