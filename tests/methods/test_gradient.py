@@ -46,6 +46,22 @@ def test_equals_the_grad_cam_package(clip_case, pgc_maps, ours: str, theirs: str
     assert not answer.failures
     expected = pgc_maps(getattr(pytorch_grad_cam, theirs), case, layer)
     got = min_max(answer.maps(evidence.input_size), (1, 2))
+    # Grad-CAM++'s denominator nearly cancels for a trained ViT's signed tokens: there the package's
+    # float32 lies 4e-4 from its own formula in float64, and ours 2e-5 (the test below).
+    cancels = ours == "GradCAMPlusPlus" and model == "toyclip-vit"
+    np.testing.assert_allclose(got, expected, atol=5e-4 if cancels else 1e-4)
+
+
+@pytest.mark.parametrize("layer", ["block3", "block5"])
+def test_gradcam_pp_equals_its_definition_in_double_precision(clip_case, layer: str) -> None:
+    evidence = clip_case("toyclip-vit").evidence(layer)
+    A, G = evidence.activations.double(), evidence.gradients.double()
+    alpha = G**2 / (2 * G**2 + A.sum((2, 3), keepdim=True) * G**3 + 1e-6)
+    weights = (G.relu() * torch.where(G != 0, alpha, 0.0)).sum((2, 3))
+    cam = (weights[..., None, None] * A).sum(1).relu()
+    size = evidence.input_size
+    expected = min_max(F.interpolate(cam[:, None], size, mode="bilinear", align_corners=False)[:, 0], (1, 2))
+    got = min_max(gradient.GradCAMPlusPlus().map(evidence).maps(size), (1, 2))
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
