@@ -87,11 +87,11 @@ def test_keys_know_what_decides_the_maps_and_nothing_else():
         ["workers=1"],
         ["results=elsewhere"],
         ["metric=energy"],
-        ["layer=layer3"],
+        ["layer=layer4"],
     ):
         assert keys(*same) == base, same
     changed = [
-        ["layer=layer4"],
+        ["layer=layer3"],
         ["limit=5"],
         ["seed=1"],
         ["precision=bf16"],
