@@ -74,7 +74,7 @@ def test_a_part_keeps_native_maps_without_loss(stores) -> None:
         small = {"gradcam": "bilinear", "decomcam": "bicubic", "topchannels": "bicubic"}
         method = str(cell.display["method"])
         assert {part.mode for part in parts} == {small.get(method, "none")}
-        assert native.shape[1:] == ((160, 160) if method == "center" else (10, 10))
+        assert native.shape[1:] == ((160, 160) if method == "center" else (5, 5))
         assert {part.size for part in parts} == {(160, 160)}
         records = cell.read("records")
         assert len(native) == (records["status"] == "ok").sum()

@@ -44,5 +44,8 @@ def test_same_numbers_as_toybox(tmp_path: Path, name: str, capsys: pytest.Captur
     ids = f"dataset.ids=[{','.join(f'test_{number:06d}' for number in drawn)}]"
     ours = _run(tmp_path, region, f"dataset={name}", f"dataset.root={root}", *options, capsys=capsys)
     reference = _run(tmp_path, region, "dataset=toybox", ids, capsys=capsys)
-    assert ours == reference
+    # Images come in another order, and a sum of floats knows its order in the last bit.
+    reasons, expected = ours.pop("reasons"), reference.pop("reasons")
+    assert reasons == expected
+    assert ours == pytest.approx(reference, rel=1e-12)
     assert ours["n_evaluated"] >= 4
