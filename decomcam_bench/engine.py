@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.config import RunConfig, RunKeys
+from decomcam_bench.datasets.base import Problem
 from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
@@ -42,6 +43,8 @@ class RunResult:
         passes: forward and backward passes by purpose, this run alone.
         seconds: wall time of the evaluation.
         new_failures: pairs that failed now, by reason.
+        unusable: annotations left out though their pair was evaluated without them, and those of no
+            image at all; each with its file and reason. ``data verify`` shows them too.
     """
 
     keys: list[str]
@@ -49,6 +52,7 @@ class RunResult:
     passes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     new_failures: dict[str, int] = field(default_factory=dict)
+    unusable: list[str] = field(default_factory=list)
 
 
 def run(config: RunConfig) -> RunResult:
@@ -70,6 +74,7 @@ def execute(plan: Plan) -> RunResult:
         parts = _open_parts(group, keys)
         if not parts:
             continue
+        _note_unusable(group.dataset.problems, keys.strict, result)
         for cell in group.cells:
             cell.cell = plan.store.create(cell.identity, cell.display, group.images)
             for position, metric in enumerate(cell.metrics):
@@ -93,6 +98,15 @@ def execute(plan: Plan) -> RunResult:
         result.passes = result.passes or Passes().as_dict()
         plan.store.write_run(_run_record(plan, result))
     return result
+
+
+def _note_unusable(problems: Iterable[Problem], strict: bool, result: RunResult) -> None:
+    """Remembers annotations that no record can name; with ``strict`` the first one ends the run."""
+    for line in map(str, problems):
+        if strict:
+            raise StrictError(line)
+        if line not in result.unusable:
+            result.unusable.append(line)
 
 
 def _be_repeatable() -> None:
@@ -158,6 +172,7 @@ class _Part:
         self.maps: dict[str, list[tuple[int, int, str, np.ndarray]]] = {cell.key: [] for cell in self.cells}
         self.without: dict[str, list[tuple[int, int]]] = {cell.key: [] for cell in self.cells}
         self.channels: dict[str, int] = {}
+        self.unusable: list[Problem] = []
         self.pending: list[Future[None]] = []
         self.maker = EvidenceMaker(group.model, group.bank, keys.batch_size, group.seed)
         self.layers = sorted({cell.layer for cell in self.cells if cell.layer})
@@ -215,8 +230,9 @@ class _Part:
             pair_row(position, sample.image_id, p.class_id, p.class_name, status="failed", reason=str(p))
             for p in sample.lost
         ]
-        if lost and self.keys.strict:
-            raise StrictError(f"{lost[0]['reason']} (strict=true stops at the first bad image or annotation)")
+        if self.keys.strict and (lost or sample.problems):
+            raise StrictError(lost[0]["reason"] if lost else str(sample.problems[0]))
+        self.unusable += [problem for problem in sample.problems if not problem.pair_lost]
         for cell in self.cells:
             self.rows[cell.key] += [dict(row) for row in lost]
             for metric in cell.metrics:
@@ -362,6 +378,7 @@ class _Part:
                         if row["status"] == "failed":
                             result.new_failures[row["reason"]] = result.new_failures.get(row["reason"], 0) + 1
         seal(writes)
+        _note_unusable(self.unusable, False, result)
         for cell, stream, number, _ in writes:
             next(c for c in self.cells if c.cell is cell).done.setdefault(stream, set()).add(number)
 

@@ -37,6 +37,9 @@ class StrictError(UserError):
 
     exit_status = 1
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason} (strict=true stops at the first bad image or annotation)")
+
 
 def nearest(word: str, valid: Iterable[str], count: int = 1) -> list[str]:
     """The valid words most like ``word``, whatever their case."""

@@ -47,7 +47,7 @@ def remeasure(group: Group, save_maps: bool, strict: bool = False) -> int:
 def _refuse_lost(records: pd.DataFrame, kept: KeptMaps) -> None:
     for row in records[records["status"] == "failed"].to_dict("records"):
         if (row["position"], row["class_id"]) not in kept.without_map:
-            raise StrictError(f"{row['reason']} (strict=true stops at the first bad image or annotation)")
+            raise StrictError(row["reason"])
 
 
 def measure_kept(

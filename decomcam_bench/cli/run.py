@@ -56,6 +56,13 @@ def execute(arguments: argparse.Namespace) -> int:
         print("nothing to compute: the store has every record of this run", file=sys.stderr)
     for reason, count in sorted(result.new_failures.items()):
         print(f"{count} pairs failed: {reason}", file=sys.stderr)
+    if result.unusable:
+        count = len(result.unusable)
+        print(
+            f"{count} unusable {'annotation' if count == 1 else 'annotations'} left out (data verify lists them), "
+            f"first: {result.unusable[0]}",
+            file=sys.stderr,
+        )
     table = load_table(config.keys.results, result.keys)
     print(render(table, arguments.format, config.keys.results), end="")
     hopeless = (table["n_expected"] > 0) & (table["n_evaluated"] == 0)

@@ -10,6 +10,7 @@ import pytest
 
 from decomcam_bench.cli import main
 from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
+from decomcam_bench.errors import StrictError
 from tests.datasets import layouts
 
 CLASSES = f"dataset.classes=[{','.join(CLASS_NAMES)}]"
@@ -50,3 +51,29 @@ def test_same_numbers_as_toybox(tmp_path: Path, name: str, capsys: pytest.Captur
         exact = not isinstance(expected, float)
         assert ours[key] == (expected if exact else pytest.approx(expected, rel=1e-12)), key
     assert ours["n_evaluated"] >= 4
+
+
+def test_annotations_left_out_are_counted_and_strict_stops_at_them(
+    tmp_path: Path, bench: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = layouts.write_coco(tmp_path / "data", layouts.scenes(3))
+    file = root / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    second = {**content["annotations"][0], "id": 900, "bbox": [5.0, 5.0, -3.0, 2.0], "segmentation": []}
+    content["annotations"] += [{**second, "id": 901, "image_id": 777_777}, second]
+    file.write_text(json.dumps(content))
+    run = ["dataset=coco", f"dataset.root={root}", "model=toyclip", "method=random", "metric=pointing_exact"]
+    result, table = bench(tmp_path / "store", *run)
+    assert len(result.unusable) == 2
+    assert "777777" in result.unusable[0]
+    assert table["n_failed"].iloc[0] == 0
+    assert table["n_evaluated"].iloc[0] == table["n_expected"].iloc[0]
+    again, _ = bench(tmp_path / "store", *run)
+    assert again.unusable == []
+    for strict in ("777777", "annotation 900"):
+        with pytest.raises(StrictError, match=f"{strict}.*strict=true"):
+            bench(tmp_path / strict, *run, "strict=true")
+        content["annotations"] = [a for a in content["annotations"] if a["id"] != 901]
+        file.write_text(json.dumps(content))
+    assert main(["run", *run, f"results={tmp_path / 'other'}", "workers=0"]) == 0
+    assert "1 unusable annotation left out (data verify lists them), first: " in capsys.readouterr().err
