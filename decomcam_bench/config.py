@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -25,6 +26,8 @@ from decomcam_bench import registry
 from decomcam_bench.errors import ConfigError, did_you_mean, unknown
 
 GROUPS = ("dataset", "model", "method", "metric")
+#: Methods that know nothing of the model, and the annotated region itself: floor and ceiling.
+CONTROLS = ("random", "center", "oracle")
 #: Other spellings of a key.
 ALIASES = {"maps.dir": "method.dir"}
 
@@ -45,6 +48,7 @@ class RunKeys:
         results: root of the store.
         strict: stop at the first bad image or annotation.
         save_maps: keep the maps beside the records.
+        controls: add :data:`CONTROLS`, and the first method on the model with random weights.
     """
 
     layer: str | None = None
@@ -58,6 +62,7 @@ class RunKeys:
     results: str = "results"
     strict: bool = False
     save_maps: bool = False
+    controls: bool = False
 
     def __post_init__(self) -> None:
         for name, low in (("rank", 1), ("limit", 1), ("batch_size", 1), ("workers", 0), ("seed", 0)):
@@ -137,6 +142,9 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
     settings: list[Setting] = []
     metrics: list[tuple[MetricChoice, ...]] = []
     methods = _variants("method", _methods(values), options["method"], reached)
+    if key_sets[0].controls:
+        asked = {method["name"] for method, _ in methods}
+        methods += _variants("method", [name for name in CONTROLS if name not in asked], {}, reached)
     for dataset, dataset_changed in datasets:
         model_names = _choices(values, "model", [dataset.get("default_model") or "toyclip"])
         model_options = dict(options["model"])
@@ -147,7 +155,11 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
             MetricChoice(config, changed, "metric" in values)
             for config, changed in _variants("metric", metric_names, options["metric"], reached)
         )
-        for (model, model_changed), (method, method_changed), keys in itertools.product(models, methods, key_sets):
+        evaluated = list(itertools.product(models, methods))
+        if key_sets[0].controls:
+            twins = {json.dumps(twin, sort_keys=True): (twin, changed) for twin, changed in map(_untrained, models)}
+            evaluated += itertools.product(twins.values(), methods[:1])
+        for ((model, model_changed), (method, method_changed)), keys in itertools.product(evaluated, key_sets):
             changed = {"dataset": dataset_changed, "model": model_changed, "method": method_changed}
             settings.append(Setting(dataset, model, method, keys, changed))
             metrics.append(chosen)
@@ -157,6 +169,14 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
                 chosen_names = ", ".join(_choices(values, group, ["the default"]))
                 raise ConfigError(_no_such_option(group, key, chosen_names, values))
     return RunConfig(tuple(settings), tuple(metrics), key_sets[0], tuple(overrides))
+
+
+def _untrained(model: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model's twin with random weights, and what differs from its YAML."""
+    config, changed = model
+    options = getattr(registry.implementation("model", config["impl"]), "untrained", {})
+    kept = {key: value for key, value in changed.items() if key not in options}
+    return {**config, **options}, {**kept, **{key: value for key, value in options.items() if value}}
 
 
 def resolved(config: RunConfig) -> str:

@@ -146,6 +146,8 @@ def make_plan(config: RunConfig) -> Plan:
             bank = model.text_bank(dataset.prompts.texts(dataset))
             groups[group_key] = Group(dataset, selection, source, model, bank, [], setting.keys.seed)
         group = groups[group_key]
+        if setting.keys.controls and not _possible(setting, dataset):
+            continue
         cell = _plan_cell(setting, group, model_identity, choices, store)
         known = next((other for other in group.cells if other.key == cell.key), None)
         if known is None:
@@ -223,6 +225,12 @@ def _plan_cell(
         planned.done = {stream: planned.cell.sealed(stream) for stream in streams}
         planned.kept = planned.cell.sealed("maps")
     return planned
+
+
+def _possible(setting: Setting, dataset: Dataset) -> bool:
+    """Whether the data set has what a method reads of its annotation; the oracle needs some."""
+    method: Method = registry.build("method", setting.method)
+    return "object_masks" not in method.needs or bool(dataset.available & _ANNOTATION)
 
 
 def _usable(choices: Sequence[MetricChoice], dataset: Dataset) -> list[MetricChoice]:

@@ -28,6 +28,18 @@ def test_comma_lists_sweep():
     assert {s.keys.rank for s in found} == {1, 5, 10}
 
 
+def test_controls_add_floor_ceiling_and_the_first_method_on_random_weights():
+    found = settings("method=decomcam,random,gradcam", "rank=1,5", "controls=true")
+    trained = [s.method["name"] for s in found if s.model["weights"] == "shipped" and s.keys.rank == 5]
+    assert trained == ["decomcam", "random", "gradcam", "center", "oracle"]
+    untrained = [s for s in found if s.model["weights"] == "untrained"]
+    assert [(s.method["name"], s.keys.rank) for s in untrained] == [("decomcam", 1), ("decomcam", 5)]
+    assert untrained[0].changed["model"] == {"weights": "untrained"}
+    (real,) = [s for s in settings("dataset=voc", "dataset.root=x", "model.checkpoint=file", "controls=true")
+               if s.model["pretrained"] == "random"]
+    assert (real.model["checkpoint"], real.changed["model"]) == ("", {"pretrained": "random"})
+
+
 def test_hydra_ranges_sweep():
     assert [s.keys.rank for s in settings("rank=range(1,4)")] == [1, 2, 3]
 

@@ -21,7 +21,8 @@ _EXAMPLES = """\
 groups: dataset, model, method, metric; `decomcam-bench list methods` names the choices, and an
 option of a choice is set as method.OPTION=VALUE (`decomcam-bench show method=NAME` lists them).
 plain keys: layer, rank, limit (first N images), seed, precision (fp32, fp16, bf16),
-  device (auto, cpu, cuda, cuda:N), batch_size, workers, results (store), strict, save_maps.
+  device (auto, cpu, cuda, cuda:N), batch_size, workers, results (store), strict, save_maps,
+  controls (add random, center, oracle, and the first method on the untrained model).
 Comma lists sweep. A run that was stopped continues where it ended; a finished one computes nothing.
 """
 

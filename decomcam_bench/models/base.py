@@ -9,7 +9,7 @@ import abc
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.models.clip import ClipModel
@@ -23,11 +23,14 @@ class ModelSource(abc.ABC):
     Attributes:
         geometry: ``squash`` or ``crop``, see :class:`~decomcam_bench.models.geometry.Geometry`.
         layer: the layer that ``layer=null`` means; empty for the tower's own default.
+        untrained: options that give the same architecture random weights.
     """
 
     name: str = ""
     geometry: str = "squash"
     layer: str = ""
+
+    untrained: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         if self.geometry not in MODES:

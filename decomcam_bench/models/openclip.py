@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import open_clip
 import torch
@@ -46,6 +46,8 @@ class OpenClip(ModelSource):
     checkpoint: str = ""
     cache_dir: str = ""
     init_seed: int = 0
+
+    untrained: ClassVar[dict[str, Any]] = {"pretrained": "random", "checkpoint": ""}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -121,6 +121,8 @@ class ToyClip(ModelSource):
     tower: str = "resnet"
     weights: str = "shipped"
     init_seed: int = 0
+
+    untrained: ClassVar[dict[str, Any]] = {"weights": "untrained"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
