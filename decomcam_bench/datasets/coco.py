@@ -18,7 +18,7 @@ from decomcam_bench.datasets.coco_json import CocoIndex, read_box
 from decomcam_bench.datasets.coco_masks import coco_mask
 from decomcam_bench.datasets.files import FileDataset, Gathering, inside
 from decomcam_bench.datasets.images import image_size
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.options import check_choice
 
 #: The 80 official categories: id in the file, name.
 OFFICIAL: tuple[tuple[int, str], ...] = (
@@ -66,12 +66,9 @@ class COCO(FileDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.year not in YEARS:
-            raise ConfigError(f"dataset.year={self.year}: valid: {', '.join(map(str, YEARS))}")
-        if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split}: " + unknown("split", self.split, SPLITS))
-        if self.crowds not in CROWDS:
-            raise ConfigError(f"dataset.crowds={self.crowds}: " + unknown("choice", self.crowds, CROWDS))
+        check_choice("dataset.year", self.year, YEARS)
+        check_choice("dataset.split", self.split, SPLITS)
+        check_choice("dataset.crowds", self.crowds, CROWDS)
         name = f"instances_{self.split}{self.year}.json"
         file = self.find(f"annotations/{name}", name)
         self._images = self._image_folder(file)

@@ -22,7 +22,7 @@ from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.prompts import imagenet_names
 from decomcam_bench.datasets.voc_xml import read_voc_xml
 from decomcam_bench.datasets.wsol_metadata import WsolMetadata, find_metadata, half_open
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.options import check_choice
 
 SOURCES = ("auto", "xml", "wsol")
 _IMAGES = ("ILSVRC2012_img_val", "val", "images/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC/val", "")
@@ -54,8 +54,7 @@ class ImageNet(FileDataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._class_names = check_classes(self.classes) or imagenet_names()
-        if self.boxes not in SOURCES:
-            raise ConfigError(f"dataset.boxes={self.boxes}: " + unknown("source of boxes", self.boxes, SOURCES))
+        check_choice("dataset.boxes", self.boxes, SOURCES)
         roots = [self.base, *([self.base.parent] if self.base.name in _IMAGES else [])]
         self._files, self._label_of = _scan_images([self.base / place for place in _IMAGES])
         self._xml = _find_xml([root / place for root in roots for place in _XML]) if self.boxes != "wsol" else None

@@ -21,7 +21,7 @@ from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.prompts import imagenet_names
 from decomcam_bench.datasets.wsol_metadata import WsolMetadata, find_metadata
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.options import check_choice
 
 VARIANTS = ("threshold0.7", "matched-frequency", "top-images")
 _WSOL = ("wsol_metadata/ILSVRC/val", "metadata/ILSVRC/val", "imagenetv2_metadata", "ILSVRC/val", "")
@@ -46,8 +46,7 @@ class ImageNetV2(FileDataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._class_names = check_classes(self.classes) or imagenet_names()
-        if self.variant not in VARIANTS:
-            raise ConfigError(f"dataset.variant={self.variant}: " + unknown("variant", self.variant, VARIANTS))
+        check_choice("dataset.variant", self.variant, VARIANTS)
         stem = f"imagenetv2-{self.variant}"
         names = [f"{stem}-format-val", stem, *(["val2"] if self.has_boxes else [])]
         places = [place / name for place in (self.base, self.base.parent) for name in names]

@@ -23,7 +23,8 @@ from decomcam_bench.datasets.files import FileDataset, Gathering, fit_box, insid
 from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.prompts import imagenet_names
-from decomcam_bench.errors import ConfigError, DataError, unknown
+from decomcam_bench.errors import DataError
+from decomcam_bench.options import check_choice
 
 SPLITS = ("test", "val", "train")
 UNITS = ("object", "part")
@@ -65,10 +66,8 @@ class PartImageNet(FileDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split}: " + unknown("split", self.split, SPLITS))
-        if self.unit not in UNITS:
-            raise ConfigError(f"dataset.unit={self.unit}: " + unknown("unit", self.unit, UNITS))
+        check_choice("dataset.split", self.split, SPLITS)
+        check_choice("dataset.unit", self.unit, UNITS)
         s = self.split
         files = (f"{s}.json", f"annotations/{s}.json", f"annotations/{s}/{s}.json", f"{s}/{s}.json")
         file = self.find(*(f"{place}/{name}".lstrip("/") for place in _FOLDERS for name in files))

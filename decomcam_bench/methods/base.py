@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decomcam_bench.methods.options import check_choice
+from decomcam_bench.options import check_choice
 
 #: What :attr:`Evidence.extras` may hold beside images and activations, each a function:
 #: ``attentions()``: float32 (P, B, T, T) of the B blocks of a ViT from the layer on, in order, T the
@@ -245,7 +245,7 @@ class Method(abc.ABC):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_choice("score", self.score, SCORES)
+        check_choice("method.score", self.score, SCORES)
 
     @property
     def identity(self) -> dict[str, Any]:

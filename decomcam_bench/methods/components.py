@@ -22,8 +22,8 @@ from decomcam_bench.methods.decomcam import CHANNEL_WEIGHTS, WEIGHTINGS, compone
 from decomcam_bench.methods.factorization import factorize
 from decomcam_bench.methods.gradient import channel_weights
 from decomcam_bench.methods.masking import Masker, blur_width, check_masking
-from decomcam_bench.methods.options import check_at_least, check_choice
 from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
+from decomcam_bench.options import check_at_least, check_choice
 
 NEGATIVES = ("relu", "shift")
 
@@ -55,8 +55,8 @@ class ScoredComponents(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_masking(self.composition, "pixel", self.blur_sigma, self.truncate)
-        check_choice("weighting", self.weighting, WEIGHTINGS)
-        check_at_least("threshold", self.threshold, 0)
+        check_choice("method.weighting", self.weighting, WEIGHTINGS)
+        check_at_least("method.threshold", self.threshold, 0)
 
     def explain(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
         """See :meth:`Method.explain`; None stands for :attr:`default_rank`.
@@ -129,8 +129,8 @@ class DeepFeatureFactorization(ScoredComponents):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("iterations", self.iterations, 1)
-        check_choice("negative", self.negative, NEGATIVES)
+        check_at_least("method.iterations", self.iterations, 1)
+        check_choice("method.negative", self.negative, NEGATIVES)
 
     def component_maps(self, evidence: Evidence, failures: Failures, rank: int) -> Tensor:
         images = evidence.image_activations.float()
@@ -161,7 +161,7 @@ class ClassMapComponents(ScoredComponents):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
+        check_choice("method.channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
 
     def class_maps(self, evidence: Evidence, failures: Failures, count: int) -> Tensor:
         """The class maps of the ``count`` channels of largest weight, in that order: (P, count, h, w)."""
@@ -205,8 +205,8 @@ class ChannelClusters(ClassMapComponents):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("channels", self.channels, 1)
-        check_at_least("iterations", self.iterations, 1)
+        check_at_least("method.channels", self.channels, 1)
+        check_at_least("method.iterations", self.iterations, 1)
 
     def component_maps(self, evidence: Evidence, failures: Failures, rank: int) -> Tensor:
         maps = self.class_maps(evidence, failures, self.channels)

@@ -22,8 +22,8 @@ from decomcam_bench.methods.base import (
 from decomcam_bench.methods.decomposition import SIGNS, Decomposition, decompose
 from decomcam_bench.methods.gradient import channel_weights
 from decomcam_bench.methods.masking import Masker, blur_width, check_masking
-from decomcam_bench.methods.options import check_at_least, check_choice
 from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
+from decomcam_bench.options import check_at_least, check_choice
 
 WEIGHTINGS = ("minmax", "softmax", "threshold")
 CHANNEL_WEIGHTS = ("gradcam", "gradcam++")
@@ -98,12 +98,12 @@ class DecomCAM(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("channels", self.channels, 1)
-        check_choice("channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
-        check_choice("sign", self.sign, SIGNS)
-        check_choice("weighting", self.weighting, WEIGHTINGS)
+        check_at_least("method.channels", self.channels, 1)
+        check_choice("method.channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
+        check_choice("method.sign", self.sign, SIGNS)
+        check_choice("method.weighting", self.weighting, WEIGHTINGS)
         check_masking(self.composition, self.space, self.blur_sigma, self.truncate)
-        check_at_least("threshold", self.threshold, 0)
+        check_at_least("method.threshold", self.threshold, 0)
         if self.quantise and self.space == "normalised":
             raise ConfigError("method.quantise=true: only pixels have 8 bits; use it with method.space=pixel")
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.datasets.base import Target
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.sums import ImageSums, mean_sums
 
 if TYPE_CHECKING:
@@ -305,16 +305,6 @@ class ModelMetric(Metric):
     def scored_per_batch(self, input_size: tuple[int, int]) -> int:
         """Images put through the model once a batch, whatever its pairs, for the plan."""
         return 0
-
-
-def check_choice(key: str, value: Any, valid: Sequence[str]) -> None:
-    """Refuses a value that is not among the valid ones.
-
-    Raises:
-        ConfigError: naming key, value and valid values.
-    """
-    if value not in valid:
-        raise ConfigError(unknown(f"value of metric.{key}:", str(value), valid))
 
 
 def annotated_region(pair: PairMap, kind: str) -> np.ndarray | Skip | Fail:

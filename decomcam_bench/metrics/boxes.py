@@ -35,9 +35,9 @@ from decomcam_bench.metrics.base import (
     Outcome,
     PairMap,
     annotated_region,
-    check_choice,
 )
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
+from decomcam_bench.options import check_choice
 
 #: x, y, width, height where nothing is above the threshold.
 _NO_RECTANGLE = (0, 0, 0, 0)
@@ -136,7 +136,7 @@ class ThresholdedBoxes(MapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("contours", self.contours, ("largest", "all"))
+        check_choice("metric.contours", self.contours, ("largest", "all"))
         if self.size is not None and self.size < 1:
             raise ConfigError(f"metric.size={self.size}: must be at least 1 pixel, or null for original pixels")
         if not 0 < self.threshold_step < 1:

@@ -28,8 +28,8 @@ from decomcam_bench.metrics.base import (
     PairMap,
     Skip,
     annotated_region,
-    check_choice,
 )
+from decomcam_bench.options import check_choice
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Energy(MapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("region", self.region or "box", ("box", "mask"))
-        check_choice("objects", self.objects, ("all", "single"))
+        check_choice("metric.region", self.region or "box", ("box", "mask"))
+        check_choice("metric.objects", self.objects, ("all", "single"))
 
     def resolve(self, dataset: Any) -> Energy:
         return dataclasses.replace(self, region=self.region or dataset.region)

@@ -33,9 +33,9 @@ from decomcam_bench.metrics.base import (
     PairMap,
     Skip,
     annotated_region,
-    check_choice,
 )
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
+from decomcam_bench.options import check_choice
 
 
 @lru_cache(maxsize=8)
@@ -101,9 +101,9 @@ class PointingGame(MapMetric):
         super().__post_init__()
         if not 0 <= self.tolerance <= 10_000:
             raise ConfigError(f"metric.tolerance={self.tolerance}: must lie in 0..10000 pixels")
-        check_choice("region", self.region or "box", ("box", "mask"))
-        check_choice("aggregate_by", self.aggregate_by, ("class_mean", "pair_mean"))
-        check_choice("absent_classes", self.absent_classes, ("ignore", "zero"))
+        check_choice("metric.region", self.region or "box", ("box", "mask"))
+        check_choice("metric.aggregate_by", self.aggregate_by, ("class_mean", "pair_mean"))
+        check_choice("metric.absent_classes", self.absent_classes, ("ignore", "zero"))
 
     def resolve(self, dataset: Any) -> PointingGame:
         n_classes = len(dataset.class_names) if self.absent_classes == "zero" else None

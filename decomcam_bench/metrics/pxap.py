@@ -27,10 +27,10 @@ from decomcam_bench.metrics.base import (
     PairMap,
     Skip,
     annotated_region,
-    check_choice,
 )
 from decomcam_bench.metrics.boxes import min_max_at, stacked, thresholds
 from decomcam_bench.metrics.sums import ImageSums, Totals, sum_by_image
+from decomcam_bench.options import check_choice
 
 _NEAR_AN_EDGE = 1e-9
 
@@ -88,8 +88,8 @@ class PxAP(MapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("region", self.region or "box", ("box", "mask"))
-        check_choice("ignore", self.ignore, ("none", "crowd"))
+        check_choice("metric.region", self.region or "box", ("box", "mask"))
+        check_choice("metric.ignore", self.ignore, ("none", "crowd"))
         if self.size is not None and self.size < 1:
             raise ConfigError(f"metric.size={self.size}: must be at least 1 pixel, or null for original pixels")
         if not 0 < self.threshold_step < 1:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from decomcam_bench.errors import ConfigError, ModelError
 from decomcam_bench.models.towers import LayerState, Tower, tower_of
+from decomcam_bench.options import check_choice
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SCORES = ("logits", "cosine", "softmax")
@@ -101,8 +102,7 @@ class ClipModel:
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ConfigError(f"precision={precision}: valid: {', '.join(PRECISIONS)}")
+        check_choice("precision", precision, PRECISIONS)
         self.device = torch.device(device)
         clip.eval().requires_grad_(False).to(device=self.device)
         clip.to(memory_format=torch.channels_last)
