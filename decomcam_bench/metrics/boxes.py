@@ -117,6 +117,18 @@ def resized_boxes(boxes: np.ndarray, original: tuple[int, int], size: tuple[int,
     return np.trunc(boxes * np.array([size[1], size[0], size[1], size[0]]) / scale)
 
 
+def check_grid(size: int | None, threshold_step: float) -> None:
+    """Refuses a side or a distance of thresholds out of range.
+
+    Raises:
+        ConfigError: naming the key, the value and the bounds.
+    """
+    if size is not None and size < 1:
+        raise ConfigError(f"metric.size={size}: must be at least 1 pixel, or null for original pixels")
+    if not 0 < threshold_step < 1:
+        raise ConfigError(f"metric.threshold_step={threshold_step}: must lie between 0 and 1")
+
+
 @dataclass
 class ThresholdedBoxes(MapMetric):
     """What the metrics over thresholds have in common: the best IoU at each threshold.
@@ -137,10 +149,7 @@ class ThresholdedBoxes(MapMetric):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("metric.contours", self.contours, ("largest", "all"))
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"metric.size={self.size}: must be at least 1 pixel, or null for original pixels")
-        if not 0 < self.threshold_step < 1:
-            raise ConfigError(f"metric.threshold_step={self.threshold_step}: must lie between 0 and 1")
+        check_grid(self.size, self.threshold_step)
 
     def evaluate(self, pair: PairMap) -> Outcome:
         """``best_iou``, float64 (thresholds,): the best of any drawn and any annotated box.
