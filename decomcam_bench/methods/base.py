@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decomcam_bench.errors import ConfigError
 from decomcam_bench.options import check_choice
 
 #: What :attr:`Evidence.extras` may hold beside images and activations, each a function:
@@ -262,6 +263,18 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def cost(self, rank: int | None, channels: int) -> Cost:
         """Passes a pair at a layer of ``channels`` channels."""
+
+    def resolved(self, rank: int | None) -> int:
+        """The rank itself, or :attr:`default_rank` for None.
+
+        Raises:
+            ConfigError: for a rank below 1.
+        """
+        if rank is None:
+            return self.default_rank
+        if rank < 1:
+            raise ConfigError(f"rank={rank}: must be at least 1")
+        return rank
 
 
 class MapMethod(Method):

@@ -7,7 +7,6 @@ them alike, so that what differs between their rows is the decomposition alone.
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,12 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
 from decomcam_bench.methods.base import Components, Cost, Evidence, Explanation, Method
 from decomcam_bench.methods.clustering import cluster
 from decomcam_bench.methods.decomcam import CHANNEL_WEIGHTS, WEIGHTINGS, component_scores, component_weights
 from decomcam_bench.methods.factorization import factorize
-from decomcam_bench.methods.gradient import channel_weights
+from decomcam_bench.methods.gradient import leading_class_maps
 from decomcam_bench.methods.masking import Masker, blur_width, check_masking
 from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
 from decomcam_bench.options import check_at_least, check_choice
@@ -70,7 +68,7 @@ class ScoredComponents(Method):
 
     def _explained(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
         """Explanations of ranks whose components are the first of those of the largest rank."""
-        largest = max(self._resolved(rank) for rank in ranks)
+        largest = max(self.resolved(rank) for rank in ranks)
         failures = inspect(evidence, gradients="gradients" in self.needs)
         native = self.component_maps(evidence, failures, largest)
         present = native.flatten(2).any(2)
@@ -83,7 +81,7 @@ class ScoredComponents(Method):
         scores, present = failures.clean(scores), present & failures.usable[:, None]
         answers: dict[int | None, Explanation] = {}
         for rank in ranks:
-            kept = slice(0, self._resolved(rank))
+            kept = slice(0, self.resolved(rank))
             weights = component_weights(scores[:, kept], present[:, kept], self.weighting, self.threshold)
             components = Components(native[:, kept], weights, scores[:, kept])
             total = (weights[..., None, None] * components.native).sum(1)
@@ -96,14 +94,7 @@ class ScoredComponents(Method):
 
     def cost(self, rank: int | None, channels: int) -> Cost:
         """An upper bound of the scored images: components that are zero are left out."""
-        return Cost(backward=int("gradients" in self.needs), scored=min(self._resolved(rank), channels))
-
-    def _resolved(self, rank: int | None) -> int:
-        if rank is None:
-            return self.default_rank
-        if rank < 1:
-            raise ConfigError(f"rank={rank}: must be at least 1")
-        return rank
+        return Cost(backward=int("gradients" in self.needs), scored=min(self.resolved(rank), channels))
 
 
 @dataclass
@@ -144,7 +135,7 @@ class DeepFeatureFactorization(ScoredComponents):
         return failures.clean(_padded(maps.float(), rank)[evidence.image_of])
 
     def cost(self, rank: int | None, channels: int) -> Cost:
-        return Cost(scored=min(self._resolved(rank), channels))
+        return Cost(scored=min(self.resolved(rank), channels))
 
 
 @dataclass
@@ -166,10 +157,7 @@ class ClassMapComponents(ScoredComponents):
     def class_maps(self, evidence: Evidence, failures: Failures, count: int) -> Tensor:
         """The class maps of the ``count`` channels of largest weight, in that order: (P, count, h, w)."""
         A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
-        weights = channel_weights(A, G, self.channel_weights)
-        kept = weights.argsort(dim=1, descending=True, stable=True)[:, :count]
-        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, math.prod(A.shape[2:])))
-        return (chosen * weights.gather(1, kept)[..., None]).unflatten(2, A.shape[2:])
+        return leading_class_maps(A, G, self.channel_weights, count, torch.float32).unflatten(2, A.shape[2:])
 
 
 @dataclass
@@ -223,7 +211,7 @@ class ChannelClusters(ClassMapComponents):
 
     def cost(self, rank: int | None, channels: int) -> Cost:
         """An upper bound, as above."""
-        return Cost(backward=1, scored=min(self._resolved(rank), self.channels, channels))
+        return Cost(backward=1, scored=min(self.resolved(rank), self.channels, channels))
 
 
 def _padded(maps: Tensor, rank: int) -> Tensor:
