@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from decomcam_bench import registry
 from decomcam_bench.errors import ConfigError, did_you_mean, unknown
+from decomcam_bench.options import check_choice
 
 GROUPS = ("dataset", "model", "method", "metric")
 #: Methods that know nothing of the model, and the annotated region itself: floor and ceiling.
@@ -69,9 +70,7 @@ class RunKeys:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"{name}={value}: must be at least {low}")
-        if self.precision not in ("fp32", "fp16", "bf16"):
-            near = did_you_mean(self.precision, ["fp32", "fp16", "bf16"])
-            raise ConfigError(f"precision={self.precision}: valid: fp32, fp16, bf16{near}")
+        check_choice("precision", self.precision, ("fp32", "fp16", "bf16"))
         if not self.results:
             raise ConfigError("results=: name a folder for the store")
 

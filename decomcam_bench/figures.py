@@ -18,8 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from decomcam_bench.errors import ConfigError, did_you_mean
+from decomcam_bench.errors import ConfigError
 from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.options import check_choice
 
 if TYPE_CHECKING:
     from decomcam_bench.explain import Answer, Explained, Parts
@@ -99,8 +100,7 @@ def draw(explained: Explained, colormap: str = "inferno") -> Figure:
     Raises:
         ConfigError: for a colour map that is not perceptually uniform.
     """
-    if colormap not in COLORMAPS:
-        raise ConfigError(f"colormap {colormap}{did_you_mean(colormap, COLORMAPS)}; valid: {', '.join(COLORMAPS)}")
+    check_choice("colormap", colormap, COLORMAPS)
     painter = _Painter(explained.image, colormap)
     blocks = [block for number in range(len(explained.texts)) for block in _blocks(explained, number, painter)]
     height, width = painter.small.shape[:2]

@@ -99,7 +99,7 @@ def test_figure_and_notebook() -> None:
     weights = shown.answers[0].parts[0].weights
     assert sum(title.startswith("1 · w") for title in titles) == 2
     assert f"3 · w {weights[2]:.2f}" in " ".join(titles)
-    with pytest.raises(ConfigError, match="colormap jet"):
+    with pytest.raises(ConfigError, match="colormap=jet"):
         shown.figure("jet")
 
 
@@ -227,7 +227,7 @@ def test_exit_status_when_there_is_no_map_at_all(
         (["{picture}", "--output", "{folder}/none/a.png"], "there is no folder"),
         (["{picture}", "--output", "{picture}"], "this is the picture itself"),
         (["{picture}", "--maps", "{folder}/a.npy"], "the suffix must be one of .npz"),
-        (["{picture}", "--colormap", "jet"], "--colormap jet: valid: inferno"),
+        (["{picture}", "--colormap", "jet"], "--colormap=jet: no such choice; valid: inferno"),
         (["{picture}", "--dpi", "5"], "--dpi 5"),
         (["{picture}", "--outptu", "x.png"], "unrecognized arguments: --outptu"),
         (["{picture}", "gradcam"], "gradcam"),

@@ -38,14 +38,14 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.errors import ConfigError
     from decomcam_bench.explain import explain_as, load_picture, parse
     from decomcam_bench.figures import COLORMAPS, SUFFIXES, check_path, draw, save
+    from decomcam_bench.options import check_choice
 
     image = Path(arguments.image)
     output = Path(arguments.output or f"{image.stem}_explained.png")
     check_path(output, SUFFIXES)
     if arguments.maps:
         check_path(Path(arguments.maps), (".npz",))
-    if arguments.colormap not in COLORMAPS:
-        raise ConfigError(f"--colormap {arguments.colormap}: valid: {', '.join(COLORMAPS)}")
+    check_choice("--colormap", arguments.colormap, COLORMAPS)
     if not 30 <= arguments.dpi <= 1200:
         raise ConfigError(f"--dpi {arguments.dpi}: must be from 30 to 1200")
     load_picture(image)

@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from decomcam_bench.datasets.prompts import resolve_templates
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.options import check_choice
 
 #: Ways to choose a subset; see :mod:`decomcam_bench.datasets.subsets`.
 SUBSETS = ("random", "balanced", "difficult", "single_object")
@@ -201,11 +202,10 @@ class Dataset(abc.ABC):
     name_choices: ClassVar[tuple[str, ...]] = ("own", "clip")
 
     def __post_init__(self) -> None:
-        if self.names not in self.name_choices:
-            raise ConfigError(f"dataset.names={self.names}: " + unknown("names", self.names, self.name_choices))
+        check_choice("dataset.names", self.names, self.name_choices)
         resolve_templates(self.templates)
-        if self.subset is not None and self.subset not in SUBSETS:
-            raise ConfigError(f"dataset.subset={self.subset}: " + unknown("subset", self.subset, SUBSETS))
+        if self.subset is not None:
+            check_choice("dataset.subset", self.subset, SUBSETS)
         sized = self.subset in ("random", "balanced")
         if sized and (self.subset_size is None or self.subset_size < 1):
             raise ConfigError(

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from decomcam_bench.datasets.base import Problem, Sample
-from decomcam_bench.datasets.coco_json import CocoIndex, read_box
+from decomcam_bench.datasets.coco_json import CocoDataset, CocoImage, read_box
 from decomcam_bench.datasets.coco_masks import coco_mask
-from decomcam_bench.datasets.files import FileDataset, Gathering, inside
-from decomcam_bench.datasets.images import image_size
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.datasets.files import Gathering, inside
+from decomcam_bench.options import check_choice
 
 #: The 80 official categories: id in the file, name.
 OFFICIAL: tuple[tuple[int, str], ...] = (
@@ -47,7 +45,7 @@ CROWDS = ("keep", "drop")
 
 
 @dataclass
-class COCO(FileDataset):
+class COCO(CocoDataset):
     """COCO instances: one target for each category present, with boxes and masks.
 
     Attributes:
@@ -66,16 +64,13 @@ class COCO(FileDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.year not in YEARS:
-            raise ConfigError(f"dataset.year={self.year}: valid: {', '.join(map(str, YEARS))}")
-        if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split}: " + unknown("split", self.split, SPLITS))
-        if self.crowds not in CROWDS:
-            raise ConfigError(f"dataset.crowds={self.crowds}: " + unknown("choice", self.crowds, CROWDS))
+        check_choice("dataset.year", self.year, YEARS)
+        check_choice("dataset.split", self.split, SPLITS)
+        check_choice("dataset.crowds", self.crowds, CROWDS)
         name = f"instances_{self.split}{self.year}.json"
         file = self.find(f"annotations/{name}", name)
         self._images = self._image_folder(file)
-        self._index = CocoIndex.read(file)
+        self._open(file)
         official = set(self._index.categories) <= set(OFFICIAL)
         categories = list(OFFICIAL) if official else self._index.categories
         self._class_of = {number: class_id for class_id, (number, _) in enumerate(categories)}
@@ -98,35 +93,16 @@ class COCO(FileDataset):
         return super().worded(names)
 
     @property
-    def problems(self) -> Sequence[Problem]:
-        return self._index.problems
-
-    @property
     def identity(self) -> dict[str, Any]:
         return {**super().identity, "year": self.year, "split": self.split, "crowds": self.crowds}
-
-    def __len__(self) -> int:
-        return len(self._index.images)
-
-    def image_id(self, index: int) -> str:
-        return self._index.images[index].image_id
 
     def image_file(self, index: int) -> Path:
         return inside(self._images, self._index.images[index].file_name)
 
-    def _read(self, index: int) -> Sample:
-        image = self._index.images[index]
-        if image.error:
-            return Sample(image.image_id, 0, 0, (), image.error)
-        try:
-            file = self.image_file(index)
-            width, height = (image.width, image.height) if image.width else image_size(file)
-        except (ValueError, OSError) as error:
-            return Sample(image.image_id, 0, 0, (), f"{self._index.file}: image {image.image_id}: {error}")
-        gathering = Gathering(str(self._index.file), image.image_id, width, height)
-        for row in self._index.annotations[index]:
+    def _gather(self, gathering: Gathering, image: CocoImage, rows: Sequence[dict[str, Any]]) -> str:
+        for row in rows:
             self._add(gathering, row)
-        return gathering.sample()
+        return ""
 
     def _add(self, gathering: Gathering, row: dict[str, Any]) -> None:
         """Adds one annotation, or notes what is wrong with it."""

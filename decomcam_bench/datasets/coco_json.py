@@ -1,15 +1,16 @@
-"""Indexes a COCO-style JSON file: images, categories, and annotations by image.
+"""Indexes a COCO-style JSON file, and the base of data sets that are annotated by one.
 
-Nothing here judges boxes and masks: that happens image by image, when a sample is read. What
+The index does not judge boxes and masks: that happens image by image, when a sample is read. What
 concerns the file as a whole (ids that occur twice, annotations of images that do not exist) is
 found while indexing.
 """
 
 from __future__ import annotations
 
+import abc
 import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from decomcam_bench.datasets.base import Problem
-from decomcam_bench.datasets.files import unique_ids
+from decomcam_bench.datasets.base import Problem, Sample
+from decomcam_bench.datasets.files import FileDataset, Gathering, unique_ids
+from decomcam_bench.datasets.images import image_size
 from decomcam_bench.errors import DataError
 
 
@@ -99,6 +101,48 @@ class CocoIndex:
         named = [entry for entry in content["categories"] if isinstance(entry.get("supercategory"), str)]
         super_names = {entry["id"]: entry["supercategory"] for entry in named}
         return CocoIndex(file, images, categories, super_names, annotations, problems)
+
+
+@dataclass
+class CocoDataset(FileDataset):
+    """A data set whose annotations are one COCO-style JSON; a subclass opens it by :meth:`_open`."""
+
+    def _open(self, file: Path) -> None:
+        """Indexes the file; raises as :meth:`CocoIndex.read`."""
+        self._index = CocoIndex.read(file)
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return self._index.problems
+
+    def __len__(self) -> int:
+        return len(self._index.images)
+
+    def image_id(self, index: int) -> str:
+        return self._index.images[index].image_id
+
+    def _read(self, index: int) -> Sample:
+        image = self._index.images[index]
+        if image.error:
+            return Sample(image.image_id, 0, 0, (), image.error)
+        try:
+            file = self.image_file(index)
+            width, height = (image.width, image.height) if image.width else image_size(file)
+        except (ValueError, OSError) as error:
+            return Sample(image.image_id, 0, 0, (), f"{self._index.file}: image {image.image_id}: {error}")
+        gathering = Gathering(str(self._index.file), image.image_id, width, height)
+        return gathering.sample(self._gather(gathering, image, self._index.annotations[index]))
+
+    @abc.abstractmethod
+    def _gather(self, gathering: Gathering, image: CocoImage, rows: Sequence[dict[str, Any]]) -> str:
+        """Adds the annotations of an image, or notes what is wrong with them.
+
+        Args:
+            rows: see :attr:`CocoIndex.annotations`.
+
+        Returns:
+            Why the image cannot be used, or an empty string.
+        """
 
 
 @contextmanager

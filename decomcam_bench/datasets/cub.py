@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 from decomcam_bench.datasets.base import Part, Problem, Sample
 from decomcam_bench.datasets.files import FileDataset, Gathering, inside, unique_ids
 from decomcam_bench.datasets.images import image_size
-from decomcam_bench.errors import ConfigError, DataError, unknown
+from decomcam_bench.errors import DataError
+from decomcam_bench.options import check_choice
 
 SPLITS = ("test", "train", "all")
 
@@ -37,8 +38,7 @@ class CUB(FileDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split}: " + unknown("split", self.split, SPLITS))
+        check_choice("dataset.split", self.split, SPLITS)
         self._folder = self.find("CUB_200_2011/images.txt", "images.txt").parent
         names = self._table("classes.txt")
         numbers = sorted(names, key=lambda number: int(number) if number.isdecimal() else 0)

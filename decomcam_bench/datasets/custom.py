@@ -24,7 +24,8 @@ from decomcam_bench.datasets.coco_json import CocoIndex, read_box
 from decomcam_bench.datasets.coco_masks import coco_mask
 from decomcam_bench.datasets.files import FileDataset, Gathering, inside
 from decomcam_bench.datasets.images import image_size
-from decomcam_bench.errors import ConfigError, DataError
+from decomcam_bench.errors import DataError
+from decomcam_bench.options import check_choice
 
 _BOX = ("x0", "y0", "x1", "y1")
 
@@ -81,8 +82,7 @@ class Custom(FileDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.use not in ("box", "mask"):
-            raise ConfigError(f"dataset.use={self.use}: valid: box, mask")
+        check_choice("dataset.use", self.use, ("box", "mask"))
         self._file = self._annotation_file()
         self._problems: Sequence[Problem] = ()
         self._json_names: list[str] = []

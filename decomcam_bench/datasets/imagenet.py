@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from decomcam_bench.datasets.base import Sample
-from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, inside, unique_ids
+from decomcam_bench.datasets.files import Gathering, inside
+from decomcam_bench.datasets.imagenet_labels import LabelledImages
 from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.images import image_size
-from decomcam_bench.datasets.prompts import imagenet_names
 from decomcam_bench.datasets.voc_xml import read_voc_xml
-from decomcam_bench.datasets.wsol_metadata import WsolMetadata, find_metadata, half_open
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.datasets.wsol_metadata import WsolMetadata, find_metadata
+from decomcam_bench.options import check_choice
 
 SOURCES = ("auto", "xml", "wsol")
 _IMAGES = ("ILSVRC2012_img_val", "val", "images/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC/val", "")
@@ -36,30 +35,23 @@ _SUFFIXES = (".JPEG", ".jpeg", ".jpg", ".JPG", ".png")
 
 
 @dataclass
-class ImageNet(FileDataset):
+class ImageNet(LabelledImages):
     """One target an image: its label, with the boxes of that class.
 
     Attributes:
         boxes: ``xml``, ``wsol``, or ``auto`` for whichever lies under the root (XML first).
-        classes: names of the first classes, for another set in this layout; None for ImageNet's.
     """
 
-    names: str = "clip"
     boxes: str = "auto"
-    classes: list[str] | None = None
 
     folder: ClassVar[str] = "imagenet"
-    name_choices: ClassVar[tuple[str, ...]] = ("clip", "wnid")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._class_names = check_classes(self.classes) or imagenet_names()
-        if self.boxes not in SOURCES:
-            raise ConfigError(f"dataset.boxes={self.boxes}: " + unknown("source of boxes", self.boxes, SOURCES))
+        check_choice("dataset.boxes", self.boxes, SOURCES)
         roots = [self.base, *([self.base.parent] if self.base.name in _IMAGES else [])]
         self._files, self._label_of = _scan_images([self.base / place for place in _IMAGES])
         self._xml = _find_xml([root / place for root in roots for place in _XML]) if self.boxes != "wsol" else None
-        self._metadata: WsolMetadata | None = None
         if self._xml is None and self.boxes != "xml":
             found = find_metadata([root / place for root in roots for place in _WSOL])
             self._metadata = WsolMetadata.read(found) if found else None
@@ -67,8 +59,8 @@ class ImageNet(FileDataset):
             raise self.missing("images (flat .JPEG files or synset folders, in ILSVRC2012_img_val or val)")
         if self._xml is None and self._metadata is None:
             raise self.missing("boxes (ILSVRC2012_bbox_val_v3/val/*.xml, or wsol_metadata/ILSVRC/test/*.txt)")
-        self._listed = self._list()
-        self._image_ids, self._repeated = unique_ids(map(_stem, self._listed))
+        listed = self._list()
+        self._enlist(listed, [_stem(name) for name in listed])
 
     def _list(self) -> list[str]:
         """Images of the metadata in their order; with XML, every name that has an image or a file."""
@@ -79,14 +71,6 @@ class ImageNet(FileDataset):
         return sorted(annotated | set(self._files))
 
     @property
-    def class_names(self) -> Sequence[str]:
-        """CLIP's names; the data set itself names its classes by WordNet ids."""
-        return self._class_names
-
-    def worded(self, names: str) -> Sequence[str]:
-        return WNIDS[: len(self._class_names)] if names == "wnid" else self._class_names
-
-    @property
     def identity(self) -> dict[str, Any]:
         return {**super().identity, "boxes": "wsol" if self._metadata else "xml", "classes": self.classes}
 
@@ -94,14 +78,13 @@ class ImageNet(FileDataset):
     def fingerprint(self) -> str:
         """Hash of the sorted ids with their annotation as it stands in the files, unparsed."""
         rows = []
-        for image_id, listed in zip(self._image_ids, self._listed, strict=True):
-            rows.append((image_id, self._label_of.get(_stem(listed), ""), self._raw(listed)))
+        for image_id, stem, listed in zip(self._image_ids, self._shown, self._listed, strict=True):
+            rows.append((image_id, self._label_of.get(stem, ""), self._raw(listed)))
         return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()[:16]
 
     def _raw(self, listed: str) -> Any:
         if self._metadata is not None:
-            known = self._metadata
-            return known.labels.get(listed), known.sizes.get(listed), known.boxes.get(listed)
+            return self._metadata.raw(listed)
         file = f"{self._xml}/{listed}.xml"
         try:
             with open(file, "rb") as handle:
@@ -109,39 +92,18 @@ class ImageNet(FileDataset):
         except OSError:
             return None
 
-    def __len__(self) -> int:
-        return len(self._listed)
-
-    def image_id(self, index: int) -> str:
-        return self._image_ids[index]
-
     def image_file(self, index: int) -> Path:
-        stem = _stem(self._listed[index])
+        stem = self._shown[index]
         return Path(self._files[stem]) if stem in self._files else inside(self.base, f"{stem}.JPEG")
 
-    def _read(self, index: int) -> Sample:
-        image_id, listed = self._image_ids[index], self._listed[index]
-        if self._repeated[index]:
-            return Sample(image_id, 0, 0, (), f"{_stem(listed)}: listed more than once")
-        try:
-            return self._from_metadata(index, listed) if self._metadata else self._from_xml(index, listed)
-        except (ValueError, OSError) as error:
-            return Sample(image_id, 0, 0, (), str(error))
+    def _misplaced(self, index: int, label: int) -> str:
+        folder = self._label_of.get(self._shown[index])
+        if folder is None or folder == WNIDS[label]:
+            return ""
+        return f"the image lies in the folder of {folder}, but its label is {label} ({WNIDS[label]})"
 
-    def _from_metadata(self, index: int, listed: str) -> Sample:
-        assert self._metadata is not None
-        label = self._metadata.label(listed, len(self._class_names))
-        width, height = self._metadata.size(listed) or image_size(self.image_file(index))
-        gathering = Gathering(str(self._metadata.folder / "localization.txt"), self._image_ids[index], width, height)
-        folder = self._label_of.get(_stem(listed))
-        if folder is not None and folder != WNIDS[label]:
-            reason = f"the image lies in the folder of {folder}, but its label is {label} ({WNIDS[label]})"
-            gathering.refuse(reason, label, self.class_names[label])
-            return gathering.sample()
-        add_boxes(gathering, label, self.class_names[label], self._metadata.boxes.get(listed, []))
-        return gathering.sample()
-
-    def _from_xml(self, index: int, stem: str) -> Sample:
+    def _from_files(self, index: int) -> Sample:
+        stem = self._listed[index]
         file = inside(self._xml or self.base, f"{stem}.xml")
         annotation = read_voc_xml(file)
         stated = (annotation.width, annotation.height)
@@ -162,17 +124,6 @@ class ImageNet(FileDataset):
                 x0, y0, x1, y1 = item.box
                 gathering.add(label, name, (x0, y0, x1 + 1, y1 + 1))
         return gathering.sample("" if annotation.objects else f"{file}: the annotation holds no object")
-
-
-def add_boxes(gathering: Gathering, label: int, name: str, rows: list[str]) -> None:
-    """Adds the boxes of an image from wsolevaluation's lines; an image without one is noted."""
-    for row in rows:
-        try:
-            gathering.add(label, name, half_open(row))
-        except ValueError as error:
-            gathering.refuse(str(error), label, name)
-    if not rows:
-        gathering.refuse(f"no box for '{gathering.image_id}'", label, name)
 
 
 def _scan_images(places: list[Path]) -> tuple[dict[str, str], dict[str, str]]:

@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from decomcam_bench.datasets.base import Part, Problem, Sample
-from decomcam_bench.datasets.coco_json import CocoIndex, read_box
+from decomcam_bench.datasets.base import Part
+from decomcam_bench.datasets.coco_json import CocoDataset, CocoImage, read_box
 from decomcam_bench.datasets.coco_masks import CocoMask, UnionMask, coco_mask
-from decomcam_bench.datasets.files import FileDataset, Gathering, fit_box, inside
+from decomcam_bench.datasets.files import Gathering, fit_box, inside
 from decomcam_bench.datasets.imagenet_wnids import WNIDS
-from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.prompts import imagenet_names
-from decomcam_bench.errors import ConfigError, DataError, unknown
+from decomcam_bench.errors import DataError
+from decomcam_bench.options import check_choice
 
 SPLITS = ("test", "val", "train")
 UNITS = ("object", "part")
@@ -44,7 +44,7 @@ class _PartRow:
 
 
 @dataclass
-class PartImageNet(FileDataset):
+class PartImageNet(CocoDataset):
     """Whole objects with their parts, or each kind of part as a target of its own.
 
     Attributes:
@@ -65,14 +65,12 @@ class PartImageNet(FileDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split}: " + unknown("split", self.split, SPLITS))
-        if self.unit not in UNITS:
-            raise ConfigError(f"dataset.unit={self.unit}: " + unknown("unit", self.unit, UNITS))
+        check_choice("dataset.split", self.split, SPLITS)
+        check_choice("dataset.unit", self.unit, UNITS)
         s = self.split
         files = (f"{s}.json", f"annotations/{s}.json", f"annotations/{s}/{s}.json", f"{s}/{s}.json")
         file = self.find(*(f"{place}/{name}".lstrip("/") for place in _FOLDERS for name in files))
-        self._index = CocoIndex.read(file)
+        self._open(file)
         relative = next(name for name in sorted(files, key=len, reverse=True) if file.as_posix().endswith(f"/{name}"))
         self._folder = file.parents[relative.count("/")]
         self._part_names = dict(self._index.categories)
@@ -127,18 +125,8 @@ class PartImageNet(FileDataset):
         return tuple(" ".join(name.split()) for name in worded)
 
     @property
-    def problems(self) -> Sequence[Problem]:
-        return self._index.problems
-
-    @property
     def identity(self) -> dict[str, Any]:
         return {**super().identity, "split": self.split, "unit": self.unit, "labels": self.names == "label"}
-
-    def __len__(self) -> int:
-        return len(self._index.images)
-
-    def image_id(self, index: int) -> str:
-        return self._index.images[index].image_id
 
     def image_file(self, index: int) -> Path:
         """The image, which lies in the split's folder or in one of its synset folders."""
@@ -150,21 +138,11 @@ class PartImageNet(FileDataset):
             places += [inside(self._folder / folder / wnid, Path(name).name) for folder in folders]
         return next((place for place in places if place.is_file()), places[0])
 
-    def _read(self, index: int) -> Sample:
-        image = self._index.images[index]
-        if image.error:
-            return Sample(image.image_id, 0, 0, (), image.error)
-        try:
-            file = self.image_file(index)
-            width, height = (image.width, image.height) if image.width else image_size(file)
-        except (ValueError, OSError) as error:
-            return Sample(image.image_id, 0, 0, (), f"{self._index.file}: image {image.image_id}: {error}")
-        gathering = Gathering(str(self._index.file), image.image_id, width, height)
+    def _gather(self, gathering: Gathering, image: CocoImage, rows: Sequence[dict[str, Any]]) -> str:
         wnid = wnid_of(image.file_name)
         if self.names == "label" and wnid not in WNIDS:
-            reason = f"{self._index.file}: image {image.image_id}: '{image.file_name}' names no ImageNet class"
-            return Sample(image.image_id, width, height, (), reason)
-        usable = [row for row in (self._check(row, gathering, wnid) for row in self._index.annotations[index]) if row]
+            return f"{self._index.file}: image {image.image_id}: '{image.file_name}' names no ImageNet class"
+        usable = [row for row in (self._check(row, gathering, wnid) for row in rows) if row]
         if self.unit == "part":
             for row in usable:
                 class_id, name = self._named(row.super_name, row.part, wnid)
@@ -172,7 +150,7 @@ class PartImageNet(FileDataset):
         else:
             for super_name in dict.fromkeys(row.super_name for row in usable):
                 self._add_object(gathering, [row for row in usable if row.super_name == super_name], wnid)
-        return gathering.sample()
+        return ""
 
     def _short(self, part: str) -> str:
         """The part without its super-category: 'Side Mirror'."""

@@ -11,7 +11,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.options import check_choice
 
 #: Named sets: CLIP's plain prompt, the wording of DecomCAM's official code, bare names as
 #: gScoreCAM uses them, CLIP's prompt for birds, and CLIP's 80 and 7 templates for ImageNet.
@@ -56,12 +57,11 @@ def resolve_templates(choice: Any) -> tuple[str, ...]:
     Raises:
         ConfigError: for an unknown set, an empty list, or a template without exactly one ``{}``.
     """
-    if isinstance(choice, str) and choice in _FROM_OPEN_CLIP:
-        return tuple(template("{}") for template in getattr(_metadata(), _FROM_OPEN_CLIP[choice]))
-    if isinstance(choice, str) and choice in TEMPLATE_SETS:
-        return TEMPLATE_SETS[choice]
     if isinstance(choice, str) and "{" not in choice:
-        raise ConfigError(f"dataset.templates={choice}: " + unknown("template set", choice, TEMPLATE_SETS))
+        check_choice("dataset.templates", choice, TEMPLATE_SETS)
+        if choice in _FROM_OPEN_CLIP:
+            return tuple(template("{}") for template in getattr(_metadata(), _FROM_OPEN_CLIP[choice]))
+        return TEMPLATE_SETS[choice]
     templates = (choice,) if isinstance(choice, str) else tuple(choice or ())
     if not templates:
         raise ConfigError("dataset.templates: an empty list; name a set or give at least one template")

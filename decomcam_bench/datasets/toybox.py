@@ -13,7 +13,8 @@ import numpy as np
 
 from decomcam_bench.datasets.base import ArrayMask, Dataset, Part, Sample, Target
 from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, SCENE_VERSION, Scene, draw_scene
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.options import check_choice
 
 SIDE = 160
 SPLITS = ("train", "val", "test")
@@ -43,8 +44,7 @@ class ToyBox(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split not in SPLITS:
-            raise ConfigError(f"dataset.split={self.split}: " + unknown("split", self.split, SPLITS))
+        check_choice("dataset.split", self.split, SPLITS)
         if self.size < 1:
             raise ConfigError(f"dataset.size={self.size}: the number of scenes must be at least 1")
 

@@ -19,7 +19,8 @@ from decomcam_bench.datasets.base import Sample
 from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, inside, unique_ids
 from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.voc_xml import read_voc_xml
-from decomcam_bench.errors import ConfigError, DataError, did_you_mean
+from decomcam_bench.errors import DataError, did_you_mean
+from decomcam_bench.options import check_choice
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -72,8 +73,7 @@ class VOC(FileDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.year not in YEARS:
-            raise ConfigError(f"dataset.year={self.year}: valid: {', '.join(map(str, YEARS))}")
+        check_choice("dataset.year", self.year, YEARS)
         self._classes = check_classes(self.classes) or CLASSES
         self._class_of = {name: class_id for class_id, name in enumerate(self._classes)}
         self._folder = self._find()

@@ -70,6 +70,10 @@ class WsolMetadata:
             raise ValueError(f"{self.folder / 'image_sizes.txt'}: '{image_id}' has the size '{self.sizes[image_id]}'")
         return int(parts[0]), int(parts[1])
 
+    def raw(self, image_id: str) -> tuple[str | None, str | None, list[str] | None]:
+        """Label, size and boxes of an image as they stand in the files; None for what they do not state."""
+        return self.labels.get(image_id), self.sizes.get(image_id), self.boxes.get(image_id)
+
 
 def half_open(row: str) -> tuple[float, float, float, float]:
     """A line's box ``x0,y0,x1,y1`` (0-based, inclusive) as half-open pixels.

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decomcam_bench.methods.options import check_choice
+from decomcam_bench.errors import ConfigError
+from decomcam_bench.options import check_choice
 
 #: What :attr:`Evidence.extras` may hold beside images and activations, each a function:
 #: ``attentions()``: float32 (P, B, T, T) of the B blocks of a ViT from the layer on, in order, T the
@@ -245,7 +246,7 @@ class Method(abc.ABC):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_choice("score", self.score, SCORES)
+        check_choice("method.score", self.score, SCORES)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -262,6 +263,18 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def cost(self, rank: int | None, channels: int) -> Cost:
         """Passes a pair at a layer of ``channels`` channels."""
+
+    def resolved(self, rank: int | None) -> int:
+        """The rank itself, or :attr:`default_rank` for None.
+
+        Raises:
+            ConfigError: for a rank below 1.
+        """
+        if rank is None:
+            return self.default_rank
+        if rank < 1:
+            raise ConfigError(f"rank={rank}: must be at least 1")
+        return rank
 
 
 class MapMethod(Method):

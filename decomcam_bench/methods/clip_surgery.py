@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max
-from decomcam_bench.methods.options import check_at_least, check_choice, check_positive
 from decomcam_bench.methods.validity import Failures, finish
 from decomcam_bench.models.surgery import VALUES
+from decomcam_bench.options import check_at_least, check_choice, check_positive
 
 NORMALISATIONS = ("features", "tokens")
 FLOORS = ("minimum", "zero")
@@ -57,11 +57,11 @@ class ClipSurgery(MapMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("blocks", self.blocks, 1)
-        check_choice("values", self.values, VALUES)
-        check_choice("normalise", self.normalise, NORMALISATIONS)
-        check_positive("temperature", self.temperature)
-        check_choice("floor", self.floor, FLOORS)
+        check_at_least("method.blocks", self.blocks, 1)
+        check_choice("method.values", self.values, VALUES)
+        check_choice("method.normalise", self.normalise, NORMALISATIONS)
+        check_positive("method.temperature", self.temperature)
+        check_choice("method.floor", self.floor, FLOORS)
 
     def map(self, evidence: Evidence) -> Explanation:
         tokens, patches = evidence.extras["surgery_features"](self.blocks, self.values)

@@ -7,7 +7,6 @@ them alike, so that what differs between their rows is the decomposition alone.
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,15 +14,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
 from decomcam_bench.methods.base import Components, Cost, Evidence, Explanation, Method
 from decomcam_bench.methods.clustering import cluster
 from decomcam_bench.methods.decomcam import CHANNEL_WEIGHTS, WEIGHTINGS, component_scores, component_weights
 from decomcam_bench.methods.factorization import factorize
-from decomcam_bench.methods.gradient import channel_weights
+from decomcam_bench.methods.gradient import leading_class_maps
 from decomcam_bench.methods.masking import Masker, blur_width, check_masking
-from decomcam_bench.methods.options import check_at_least, check_choice
 from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
+from decomcam_bench.options import check_at_least, check_choice
 
 NEGATIVES = ("relu", "shift")
 
@@ -55,8 +53,8 @@ class ScoredComponents(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_masking(self.composition, "pixel", self.blur_sigma, self.truncate)
-        check_choice("weighting", self.weighting, WEIGHTINGS)
-        check_at_least("threshold", self.threshold, 0)
+        check_choice("method.weighting", self.weighting, WEIGHTINGS)
+        check_at_least("method.threshold", self.threshold, 0)
 
     def explain(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
         """See :meth:`Method.explain`; None stands for :attr:`default_rank`.
@@ -70,7 +68,7 @@ class ScoredComponents(Method):
 
     def _explained(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
         """Explanations of ranks whose components are the first of those of the largest rank."""
-        largest = max(self._resolved(rank) for rank in ranks)
+        largest = max(self.resolved(rank) for rank in ranks)
         failures = inspect(evidence, gradients="gradients" in self.needs)
         native = self.component_maps(evidence, failures, largest)
         present = native.flatten(2).any(2)
@@ -83,7 +81,7 @@ class ScoredComponents(Method):
         scores, present = failures.clean(scores), present & failures.usable[:, None]
         answers: dict[int | None, Explanation] = {}
         for rank in ranks:
-            kept = slice(0, self._resolved(rank))
+            kept = slice(0, self.resolved(rank))
             weights = component_weights(scores[:, kept], present[:, kept], self.weighting, self.threshold)
             components = Components(native[:, kept], weights, scores[:, kept])
             total = (weights[..., None, None] * components.native).sum(1)
@@ -96,14 +94,7 @@ class ScoredComponents(Method):
 
     def cost(self, rank: int | None, channels: int) -> Cost:
         """An upper bound of the scored images: components that are zero are left out."""
-        return Cost(backward=int("gradients" in self.needs), scored=min(self._resolved(rank), channels))
-
-    def _resolved(self, rank: int | None) -> int:
-        if rank is None:
-            return self.default_rank
-        if rank < 1:
-            raise ConfigError(f"rank={rank}: must be at least 1")
-        return rank
+        return Cost(backward=int("gradients" in self.needs), scored=min(self.resolved(rank), channels))
 
 
 @dataclass
@@ -129,8 +120,8 @@ class DeepFeatureFactorization(ScoredComponents):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("iterations", self.iterations, 1)
-        check_choice("negative", self.negative, NEGATIVES)
+        check_at_least("method.iterations", self.iterations, 1)
+        check_choice("method.negative", self.negative, NEGATIVES)
 
     def component_maps(self, evidence: Evidence, failures: Failures, rank: int) -> Tensor:
         images = evidence.image_activations.float()
@@ -144,7 +135,7 @@ class DeepFeatureFactorization(ScoredComponents):
         return failures.clean(_padded(maps.float(), rank)[evidence.image_of])
 
     def cost(self, rank: int | None, channels: int) -> Cost:
-        return Cost(scored=min(self._resolved(rank), channels))
+        return Cost(scored=min(self.resolved(rank), channels))
 
 
 @dataclass
@@ -161,15 +152,12 @@ class ClassMapComponents(ScoredComponents):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
+        check_choice("method.channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
 
     def class_maps(self, evidence: Evidence, failures: Failures, count: int) -> Tensor:
         """The class maps of the ``count`` channels of largest weight, in that order: (P, count, h, w)."""
         A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
-        weights = channel_weights(A, G, self.channel_weights)
-        kept = weights.argsort(dim=1, descending=True, stable=True)[:, :count]
-        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, math.prod(A.shape[2:])))
-        return (chosen * weights.gather(1, kept)[..., None]).unflatten(2, A.shape[2:])
+        return leading_class_maps(A, G, self.channel_weights, count, torch.float32).unflatten(2, A.shape[2:])
 
 
 @dataclass
@@ -205,8 +193,8 @@ class ChannelClusters(ClassMapComponents):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("channels", self.channels, 1)
-        check_at_least("iterations", self.iterations, 1)
+        check_at_least("method.channels", self.channels, 1)
+        check_at_least("method.iterations", self.iterations, 1)
 
     def component_maps(self, evidence: Evidence, failures: Failures, rank: int) -> Tensor:
         maps = self.class_maps(evidence, failures, self.channels)
@@ -223,7 +211,7 @@ class ChannelClusters(ClassMapComponents):
 
     def cost(self, rank: int | None, channels: int) -> Cost:
         """An upper bound, as above."""
-        return Cost(backward=1, scored=min(self._resolved(rank), self.channels, channels))
+        return Cost(backward=1, scored=min(self.resolved(rank), self.channels, channels))
 
 
 def _padded(maps: Tensor, rank: int) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
-from decomcam_bench.methods.options import check_positive
 from decomcam_bench.methods.validity import EMPTY_REGION, Failures, finish
+from decomcam_bench.options import check_positive
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Center(Control):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("sigma", self.sigma)
+        check_positive("method.sigma", self.sigma)
 
     def map(self, evidence: Evidence) -> Explanation:
         profiles = [

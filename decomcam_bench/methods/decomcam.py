@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,10 +19,10 @@ from decomcam_bench.methods.base import (
     score_in_batches,
 )
 from decomcam_bench.methods.decomposition import SIGNS, Decomposition, decompose
-from decomcam_bench.methods.gradient import channel_weights
+from decomcam_bench.methods.gradient import leading_class_maps
 from decomcam_bench.methods.masking import Masker, blur_width, check_masking
-from decomcam_bench.methods.options import check_at_least, check_choice
 from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
+from decomcam_bench.options import check_at_least, check_choice
 
 WEIGHTINGS = ("minmax", "softmax", "threshold")
 CHANNEL_WEIGHTS = ("gradcam", "gradcam++")
@@ -98,17 +97,17 @@ class DecomCAM(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("channels", self.channels, 1)
-        check_choice("channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
-        check_choice("sign", self.sign, SIGNS)
-        check_choice("weighting", self.weighting, WEIGHTINGS)
+        check_at_least("method.channels", self.channels, 1)
+        check_choice("method.channel_weights", self.channel_weights, CHANNEL_WEIGHTS)
+        check_choice("method.sign", self.sign, SIGNS)
+        check_choice("method.weighting", self.weighting, WEIGHTINGS)
         check_masking(self.composition, self.space, self.blur_sigma, self.truncate)
-        check_at_least("threshold", self.threshold, 0)
+        check_at_least("method.threshold", self.threshold, 0)
         if self.quantise and self.space == "normalised":
             raise ConfigError("method.quantise=true: only pixels have 8 bits; use it with method.space=pixel")
 
     def cost(self, rank: int | None, channels: int) -> Cost:
-        components = min(self._resolved(rank), self.channels, channels)
+        components = min(self.resolved(rank), self.channels, channels)
         return Cost(backward=1, scored=components * self._halves + int(self.baseline))
 
     def explain(self, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
@@ -117,7 +116,7 @@ class DecomCAM(Method):
         Raises:
             ConfigError: for a rank below 1.
         """
-        largest = max(self._resolved(rank) for rank in ranks)
+        largest = max(self.resolved(rank) for rank in ranks)
         failures = inspect(evidence, gradients=True)
         parts = decompose(self.class_maps(evidence, failures), largest, self.centring, self.sign)
         failures.add(~parts.exists.any(1), NO_COMPONENTS)
@@ -141,26 +140,16 @@ class DecomCAM(Method):
             failures.add(~baseline.isfinite().all(1), NON_FINITE_SCORE)
         ossms.scores, baseline = failures.clean(scores), failures.clean(baseline)
         present = present & failures.usable[:, None]
-        return {rank: self._integrate(ossms, baseline, present, self._resolved(rank), failures) for rank in ranks}
+        return {rank: self._integrate(ossms, baseline, present, self.resolved(rank), failures) for rank in ranks}
 
     def class_maps(self, evidence: Evidence, failures: Failures) -> Tensor:
         """X, float64 (P, h w, C'): the class maps kept, by descending channel weight; 0 for failed pairs."""
         A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
-        weights = channel_weights(A, G, self.channel_weights).double()
-        kept = weights.argsort(dim=1, descending=True, stable=True)[:, : self.channels]
-        chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, math.prod(A.shape[2:]))).double()
-        return (chosen * weights.gather(1, kept)[..., None]).mT
+        return leading_class_maps(A, G, self.channel_weights, self.channels, torch.float64).mT
 
     @property
     def _halves(self) -> int:
         return 2 if self.sign == "both" else 1
-
-    def _resolved(self, rank: int | None) -> int:
-        if rank is None:
-            return self.default_rank
-        if rank < 1:
-            raise ConfigError(f"rank={rank}: must be at least 1")
-        return rank
 
     def _ossms(self, parts: Decomposition, evidence: Evidence) -> Components:
         """The OSSMs on the layer's grid, with weights still to come."""

@@ -7,6 +7,7 @@ layer's grid, upsampling follows, as in the reference implementations.
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,6 +34,23 @@ def channel_weights(A: Tensor, G: Tensor, kind: str) -> Tensor:  # noqa: N803
     squares, cubes = G.square(), G.pow(3)
     ratios = squares / (2 * squares + A.sum((2, 3), keepdim=True) * cubes + 1e-6)
     return (G.relu() * torch.where(G == 0, 0.0, ratios)).sum((2, 3))
+
+
+def leading_class_maps(A: Tensor, G: Tensor, kind: str, count: int, dtype: torch.dtype) -> Tensor:  # noqa: N803
+    """The class maps a_k A_k of the ``count`` channels of largest (signed) weight, in that order.
+
+    Args:
+        A, G: activations and gradients, float32 (P, C, h, w).
+        kind: of the weights a_k, see :func:`channel_weights`.
+        dtype: of the product.
+
+    Returns:
+        (P, min(count, C), h w).
+    """
+    weights = channel_weights(A, G, kind).to(dtype)
+    kept = weights.argsort(dim=1, descending=True, stable=True)[:, :count]
+    chosen = A.flatten(2).gather(1, kept[..., None].expand(-1, -1, math.prod(A.shape[2:]))).to(dtype)
+    return chosen * weights.gather(1, kept)[..., None]
 
 
 def weighted_sum(weights: Tensor, A: Tensor) -> Tensor:  # noqa: N803

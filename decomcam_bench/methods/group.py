@@ -13,9 +13,9 @@ from torch import Tensor
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, score_in_batches
 from decomcam_bench.methods.gradient import channel_weights
-from decomcam_bench.methods.options import check_at_least, check_positive
 from decomcam_bench.methods.perturbation import bilinear
 from decomcam_bench.methods.validity import NON_FINITE_SCORE, finish, inspect
+from decomcam_bench.options import check_at_least, check_positive
 
 
 @dataclass
@@ -47,9 +47,9 @@ class GroupCAM(MapMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("groups", self.groups, 1)
-        check_at_least("blur_size", self.blur_size, 1)
-        check_positive("blur_sigma", self.blur_sigma)
+        check_at_least("method.groups", self.groups, 1)
+        check_at_least("method.blur_size", self.blur_size, 1)
+        check_positive("method.blur_sigma", self.blur_sigma)
         if self.blur_size % 2 == 0:
             raise ConfigError(f"method.blur_size={self.blur_size}: must be odd")
         if not 0 <= self.percentile < 100:

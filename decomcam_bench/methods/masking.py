@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.methods.base import Evidence, gaussian_kernel, min_max, upsample
-from decomcam_bench.methods.options import check_at_least, check_choice, check_positive
+from decomcam_bench.options import check_at_least, check_choice, check_positive
 
 COMPOSITIONS = ("max", "convex")
 SPACES = ("pixel", "normalised")
@@ -119,7 +119,7 @@ def check_masking(composition: str, space: str, blur_sigma: float, truncate: flo
     Raises:
         ConfigError: naming the key, the value and the valid ones.
     """
-    check_choice("composition", composition, COMPOSITIONS)
-    check_choice("space", space, SPACES)
-    check_at_least("blur_sigma", blur_sigma, 0)
-    check_positive("truncate", truncate)
+    check_choice("method.composition", composition, COMPOSITIONS)
+    check_choice("method.space", space, SPACES)
+    check_at_least("method.blur_sigma", blur_sigma, 0)
+    check_positive("method.truncate", truncate)

@@ -17,8 +17,8 @@ from torch import Tensor
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max, score_in_batches
 from decomcam_bench.methods.gradient import channel_weights, weighted_sum
 from decomcam_bench.methods.masking import Masker
-from decomcam_bench.methods.options import check_at_least, check_choice
 from decomcam_bench.methods.validity import NON_FINITE_SCORE, ZERO_SCORE, finish, inspect
+from decomcam_bench.options import check_at_least, check_choice
 
 READINGS = ("pgc", "original", "torchcam", "decomcam2023")
 FILLS = ("zero", "pgc")
@@ -108,7 +108,7 @@ class ScoreCAM(MapMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("reading", self.reading, READINGS)
+        check_choice("method.reading", self.reading, READINGS)
 
     def map(self, evidence: Evidence) -> Explanation:
         failures = inspect(evidence)
@@ -199,7 +199,7 @@ class GScoreCAM(MapMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("channels", self.channels, 1)
+        check_at_least("method.channels", self.channels, 1)
 
     def map(self, evidence: Evidence) -> Explanation:
         failures = inspect(evidence, gradients=True)
@@ -240,7 +240,7 @@ class AblationCAM(MapMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("fill", self.fill, FILLS)
+        check_choice("method.fill", self.fill, FILLS)
 
     def map(self, evidence: Evidence) -> Explanation:
         failures = inspect(evidence)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
-from decomcam_bench.methods.options import check_at_least
 from decomcam_bench.methods.perturbation import product_with_input
 from decomcam_bench.methods.validity import NON_FINITE_SCORE, Failures, finish
+from decomcam_bench.options import check_at_least
 
 
 @dataclass
@@ -45,8 +45,8 @@ class RISE(MapMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("masks", self.masks, 1)
-        check_at_least("grid", self.grid, 1)
+        check_at_least("method.masks", self.masks, 1)
+        check_at_least("method.grid", self.grid, 1)
         if not 0 < self.probability <= 1:
             raise ConfigError(f"method.probability={self.probability}: must lie in (0, 1]")
 

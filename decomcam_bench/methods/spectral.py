@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
 from decomcam_bench.methods.decomposition import decompose
-from decomcam_bench.methods.options import check_choice
 from decomcam_bench.methods.validity import NO_COMPONENTS, finish, inspect
+from decomcam_bench.options import check_choice
 
 
 def first_component(maps: Tensor, sign: str) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ class EigenCAM(MapMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("sign", self.sign, ("spatial", "channel"))
+        check_choice("method.sign", self.sign, ("spatial", "channel"))
 
     def map(self, evidence: Evidence) -> Explanation:
         failures = inspect(evidence)

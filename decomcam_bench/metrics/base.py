@@ -11,6 +11,7 @@ Adding a metric is one class (a dataclass whose fields are its options) and one 
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +22,9 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.datasets.base import Target
-from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.sums import ImageSums, mean_sums
+from decomcam_bench.options import check_choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 Value = float | int | bool | np.ndarray
 Shared = TypeVar("Shared")
+Regional = TypeVar("Regional", bound="RegionMetric")
 Direction = Literal["higher", "lower", "none"]
 
 
@@ -291,6 +294,29 @@ class MapMetric(Metric):
         """Values of one pair."""
 
 
+@dataclass
+class RegionMetric(MapMetric):
+    """A metric of the map on the annotated region of its pair.
+
+    Attributes:
+        region: ``box``, ``mask``, or None: what the data set's protocol uses.
+    """
+
+    region: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("metric.region", self.kind, ("box", "mask"))
+
+    def resolve(self: Regional, dataset: Any) -> Regional:
+        return dataclasses.replace(self, region=self.region or dataset.region)
+
+    @property
+    def kind(self) -> str:
+        """The region in use: ``box`` where nothing was said."""
+        return self.region or "box"
+
+
 class ModelMetric(Metric):
     """A metric that runs the model on a batch of pairs."""
 
@@ -305,16 +331,6 @@ class ModelMetric(Metric):
     def scored_per_batch(self, input_size: tuple[int, int]) -> int:
         """Images put through the model once a batch, whatever its pairs, for the plan."""
         return 0
-
-
-def check_choice(key: str, value: Any, valid: Sequence[str]) -> None:
-    """Refuses a value that is not among the valid ones.
-
-    Raises:
-        ConfigError: naming key, value and valid values.
-    """
-    if value not in valid:
-        raise ConfigError(unknown(f"value of metric.{key}:", str(value), valid))
 
 
 def annotated_region(pair: PairMap, kind: str) -> np.ndarray | Skip | Fail:

@@ -28,16 +28,9 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import (
-    Column,
-    Fail,
-    MapMetric,
-    Outcome,
-    PairMap,
-    annotated_region,
-    check_choice,
-)
+from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, annotated_region
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
+from decomcam_bench.options import check_choice
 
 #: x, y, width, height where nothing is above the threshold.
 _NO_RECTANGLE = (0, 0, 0, 0)
@@ -117,6 +110,18 @@ def resized_boxes(boxes: np.ndarray, original: tuple[int, int], size: tuple[int,
     return np.trunc(boxes * np.array([size[1], size[0], size[1], size[0]]) / scale)
 
 
+def check_grid(size: int | None, threshold_step: float) -> None:
+    """Refuses a side or a distance of thresholds out of range.
+
+    Raises:
+        ConfigError: naming the key, the value and the bounds.
+    """
+    if size is not None and size < 1:
+        raise ConfigError(f"metric.size={size}: must be at least 1 pixel, or null for original pixels")
+    if not 0 < threshold_step < 1:
+        raise ConfigError(f"metric.threshold_step={threshold_step}: must lie between 0 and 1")
+
+
 @dataclass
 class ThresholdedBoxes(MapMetric):
     """What the metrics over thresholds have in common: the best IoU at each threshold.
@@ -136,11 +141,8 @@ class ThresholdedBoxes(MapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("contours", self.contours, ("largest", "all"))
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"metric.size={self.size}: must be at least 1 pixel, or null for original pixels")
-        if not 0 < self.threshold_step < 1:
-            raise ConfigError(f"metric.threshold_step={self.threshold_step}: must lie between 0 and 1")
+        check_choice("metric.contours", self.contours, ("largest", "all"))
+        check_grid(self.size, self.threshold_step)
 
     def evaluate(self, pair: PairMap) -> Outcome:
         """``best_iou``, float64 (thresholds,): the best of any drawn and any annotated box.

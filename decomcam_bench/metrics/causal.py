@@ -44,7 +44,8 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip, check_choice
+from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip
+from decomcam_bench.options import check_choice
 
 #: What each preset fills in where the options leave a choice open. 0 for a kernel: no blur, zeros.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -167,11 +168,11 @@ class Causal(ModelMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("curves", self.curves, ("deletion", "insertion", "both"))
-        check_choice("score", self.score, SCORES)
-        check_choice("area", self.area, ("fractions", "even"))
+        check_choice("metric.curves", self.curves, ("deletion", "insertion", "both"))
+        check_choice("metric.score", self.score, SCORES)
+        check_choice("metric.area", self.area, ("fractions", "even"))
         if self.preset is not None:
-            check_choice("preset", self.preset, tuple(PRESETS))
+            check_choice("metric.preset", self.preset, tuple(PRESETS))
             if self.step is None and self.steps:
                 self.step = 0
             for key, value in PRESETS[self.preset].items():

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.methods.base import min_max
-from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch, check_choice
+from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch
 from decomcam_bench.metrics.causal import SCORES, class_scores, pixel_ranks
+from decomcam_bench.options import check_choice
 
 
 def pearson(first: Tensor, second: Tensor) -> Tensor:
@@ -66,9 +67,9 @@ class ConfidenceDrop(ModelMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("drop", self.drop, ("relative", "absolute"))
-        check_choice("confidence", self.confidence, ("own", "top"))
-        check_choice("score", self.score, SCORES)
+        check_choice("metric.drop", self.drop, ("relative", "absolute"))
+        check_choice("metric.confidence", self.confidence, ("own", "top"))
+        check_choice("metric.score", self.score, SCORES)
         if not 0 < self.keep <= 1:
             raise ConfigError(f"metric.keep={self.keep}: must lie in (0, 1]")
 

@@ -12,46 +12,30 @@ single``. Quantus calls the mask version ``RelevanceMassAccuracy``.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
-from decomcam_bench.metrics.base import (
-    Column,
-    Fail,
-    MapMetric,
-    Outcome,
-    PairMap,
-    Skip,
-    annotated_region,
-    check_choice,
-)
+from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
+from decomcam_bench.options import check_choice
 
 
 @dataclass
-class Energy(MapMetric):
+class Energy(RegionMetric):
     """Share of the map's mass on the object.
 
     Attributes:
-        region: ``box``, ``mask``, or None: what the data set's protocol uses.
         objects: ``all`` pairs; or ``single``: only pairs of one box that covers less than half of
             the image.
     """
 
-    region: str | None = None
     objects: str = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("region", self.region or "box", ("box", "mask"))
-        check_choice("objects", self.objects, ("all", "single"))
-
-    def resolve(self, dataset: Any) -> Energy:
-        return dataclasses.replace(self, region=self.region or dataset.region)
+        check_choice("metric.objects", self.objects, ("all", "single"))
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -63,7 +47,7 @@ class Energy(MapMetric):
         Skipped: ``several_objects``, ``large_object`` (``single`` only), ``no_mask``,
         ``empty_region``. Failed: ``map_not_finite``, ``map_zero_mass``.
         """
-        region = annotated_region(pair, self.region or "box")
+        region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
             return region
         if self.objects == "single":

@@ -32,10 +32,11 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Skip, Value, check_choice
+from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Skip, Value
 from decomcam_bench.metrics.boxes import stacked
 from decomcam_bench.metrics.pointing import hits_region
 from decomcam_bench.metrics.sums import ImageSums, Totals, mean_sums, ratio, sum_by_image
+from decomcam_bench.options import check_choice
 
 LEVELS = 20
 _SCALARS = ("pointing", "energy", "covered")
@@ -112,7 +113,7 @@ class PartAgreement(MapMetric):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("assign_by", self.assign_by, ("overlap", "energy"))
+        check_choice("metric.assign_by", self.assign_by, ("overlap", "energy"))
         if not 0 <= self.tolerance <= 10_000:
             raise ConfigError(f"metric.tolerance={self.tolerance}: must lie in 0..10000 pixels")
         if not 0 < self.point_radius <= 1:

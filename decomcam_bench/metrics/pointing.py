@@ -25,17 +25,9 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import (
-    Column,
-    Fail,
-    MapMetric,
-    Outcome,
-    PairMap,
-    Skip,
-    annotated_region,
-    check_choice,
-)
+from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
+from decomcam_bench.options import check_choice
 
 
 @lru_cache(maxsize=8)
@@ -76,12 +68,11 @@ def is_difficult(pair: PairMap, region: np.ndarray) -> bool:
 
 
 @dataclass
-class PointingGame(MapMetric):
+class PointingGame(RegionMetric):
     """Share of pairs whose maximum hits the object.
 
     Attributes:
         tolerance: in pixels of the original image; 0: the maximum lies inside the region.
-        region: ``box``, ``mask``, or None: what the data set's protocol uses.
         aggregate_by: what the main column is: ``class_mean`` (TorchRay) or ``pair_mean``.
         absent_classes: a class without an evaluated pair: ``ignore`` leaves it out of the class
             mean; ``zero`` counts it as 0, as TorchRay does. On a whole benchmark the two agree; on
@@ -91,7 +82,6 @@ class PointingGame(MapMetric):
     """
 
     tolerance: float = 15.0
-    region: str | None = None
     aggregate_by: str = "class_mean"
     absent_classes: str = "ignore"
     skip_difficult_only: bool = True
@@ -101,13 +91,12 @@ class PointingGame(MapMetric):
         super().__post_init__()
         if not 0 <= self.tolerance <= 10_000:
             raise ConfigError(f"metric.tolerance={self.tolerance}: must lie in 0..10000 pixels")
-        check_choice("region", self.region or "box", ("box", "mask"))
-        check_choice("aggregate_by", self.aggregate_by, ("class_mean", "pair_mean"))
-        check_choice("absent_classes", self.absent_classes, ("ignore", "zero"))
+        check_choice("metric.aggregate_by", self.aggregate_by, ("class_mean", "pair_mean"))
+        check_choice("metric.absent_classes", self.absent_classes, ("ignore", "zero"))
 
     def resolve(self, dataset: Any) -> PointingGame:
         n_classes = len(dataset.class_names) if self.absent_classes == "zero" else None
-        return dataclasses.replace(self, region=self.region or dataset.region, n_classes=n_classes)
+        return dataclasses.replace(super().resolve(dataset), n_classes=n_classes)
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -123,7 +112,7 @@ class PointingGame(MapMetric):
         """
         if self.skip_difficult_only and len(pair.target.difficult) and pair.target.difficult.all():
             return Skip("difficult_only")
-        region = annotated_region(pair, self.region or "box")
+        region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
             return region
         if pair.flaw:

@@ -12,25 +12,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import (
-    Column,
-    Fail,
-    MapMetric,
-    Outcome,
-    PairMap,
-    Skip,
-    annotated_region,
-    check_choice,
-)
-from decomcam_bench.metrics.boxes import min_max_at, stacked, thresholds
+from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
+from decomcam_bench.metrics.boxes import check_grid, min_max_at, stacked, thresholds
 from decomcam_bench.metrics.sums import ImageSums, Totals, sum_by_image
+from decomcam_bench.options import check_choice
 
 _NEAR_AN_EDGE = 1e-9
 
@@ -71,32 +61,23 @@ def average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class PxAP(MapMetric):
+class PxAP(RegionMetric):
     """Pixel-wise average precision over the data set.
 
     Attributes:
-        region: ``box``, ``mask``, or None: what the data set's protocol uses.
         size: side of the square that map and mask are brought to; None: original pixels.
         threshold_step: width of the bins.
         ignore: ``none``; or ``crowd``: pixels of crowd regions alone count neither way.
     """
 
-    region: str | None = None
     size: int | None = 224
     threshold_step: float = 0.01
     ignore: str = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("region", self.region or "box", ("box", "mask"))
-        check_choice("ignore", self.ignore, ("none", "crowd"))
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"metric.size={self.size}: must be at least 1 pixel, or null for original pixels")
-        if not 0 < self.threshold_step < 1:
-            raise ConfigError(f"metric.threshold_step={self.threshold_step}: must lie between 0 and 1")
-
-    def resolve(self, dataset: Any) -> PxAP:
-        return dataclasses.replace(self, region=self.region or dataset.region)
+        check_choice("metric.ignore", self.ignore, ("none", "crowd"))
+        check_grid(self.size, self.threshold_step)
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -108,8 +89,7 @@ class PxAP(MapMetric):
         Skipped: ``no_mask``, ``empty_region``, ``only_ignored`` (every object pixel is ignored).
         Failed: ``bad_mask``, ``map_not_finite``, ``map_zero_mass``.
         """
-        kind = self.region or "box"
-        region = annotated_region(pair, kind)
+        region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
             return region
         if pair.flaw:
@@ -117,7 +97,7 @@ class PxAP(MapMetric):
         size = (pair.height, pair.width) if self.size is None else (self.size, self.size)
         counted = None
         if self.ignore == "crowd" and pair.target.crowd.any():
-            plain = _instances(pair, kind, ~pair.target.crowd)
+            plain = _instances(pair, self.kind, ~pair.target.crowd)
             counted, region = ~(region & ~plain), plain
             if not region.any():
                 return Skip("only_ignored")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from decomcam_bench.errors import ConfigError
 from decomcam_bench.models.clip import ClipModel
 from decomcam_bench.models.geometry import MODES
+from decomcam_bench.options import check_choice
 
 
 @dataclass
@@ -33,8 +33,7 @@ class ModelSource(abc.ABC):
     untrained: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
-        if self.geometry not in MODES:
-            raise ConfigError(f"model.geometry={self.geometry}: valid: {', '.join(MODES)}")
+        check_choice("model.geometry", self.geometry, MODES)
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:

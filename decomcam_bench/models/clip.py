@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from decomcam_bench.errors import ConfigError, ModelError
 from decomcam_bench.models.towers import LayerState, Tower, tower_of
+from decomcam_bench.options import check_choice
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SCORES = ("logits", "cosine", "softmax")
@@ -101,8 +102,7 @@ class ClipModel:
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ConfigError(f"precision={precision}: valid: {', '.join(PRECISIONS)}")
+        check_choice("precision", precision, PRECISIONS)
         self.device = torch.device(device)
         clip.eval().requires_grad_(False).to(device=self.device)
         clip.to(memory_format=torch.channels_last)
@@ -190,19 +190,12 @@ class ClipModel:
         Returns:
             (P, C, h, w) float32.
         """
-        parts = []
-        for start in range(0, len(image_of), batch_size):
-            chosen = image_of[start : start + batch_size]
-            with torch.enable_grad():
-                activations = state.activations[chosen].float().detach().requires_grad_()
-                features = self.head(layer, activations, tuple(c[chosen] for c in state.context))
-                score = similarity_to_score(
-                    features @ bank.embeddings.T, class_ids[start : start + batch_size], kind
-                )
-                (gradient,) = torch.autograd.grad(score.sum(), activations, allow_unused=True)
-            self.passes.backward += len(chosen)
-            parts.append(torch.zeros_like(activations) if gradient is None else gradient)
-        return torch.cat(parts).detach()
+
+        def run(activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+            return self.head(layer, activations, context), [activations]
+
+        found = self._differentiated(run, state, image_of, class_ids, bank, kind, batch_size)
+        return torch.cat([gradient for _, (gradient,) in found]).detach()
 
     def attentions(
         self,
@@ -219,25 +212,48 @@ class ClipModel:
         Returns:
             float32 (P, B, T, T) of the B blocks in order: the mean over heads of the positive products.
         """
+
+        def run(activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+            with self._autocast():
+                features, weights = self.tower.attended(layer, activations, context)
+            self.passes.head += len(activations)
+            return F.normalize(features.float(), dim=1), weights
+
         parts = []
+        for weights, gradients in self._differentiated(run, state, image_of, class_ids, bank, kind, batch_size):
+            products = [(w.detach() * g).float().relu().mean(1) for w, g in zip(weights, gradients, strict=True)]
+            parts.append(torch.stack(products, 1))
+        return torch.cat(parts) if parts else torch.zeros(0, 1, 1, 1, device=self.device)
+
+    def _differentiated(
+        self,
+        run: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, list[Tensor]]],
+        state: LayerState,
+        image_of: Tensor,
+        class_ids: Tensor,
+        bank: TextBank,
+        kind: str,
+        batch_size: int,
+    ) -> Iterator[tuple[list[Tensor], tuple[Tensor, ...]]]:
+        """Differentiates each pair's score, ``batch_size`` pairs at a time; arguments as :meth:`gradients`.
+
+        Args:
+            run: from activations (m, C, h, w) of a batch and their context to unit-length features
+                (m, d) and the tensors to differentiate with respect to.
+
+        Yields:
+            These tensors of a batch and, of the same shapes, the gradients; 0 where the score does
+            not depend on them.
+        """
         for start in range(0, len(image_of), batch_size):
             chosen = image_of[start : start + batch_size]
             with torch.enable_grad():
                 activations = state.activations[chosen].float().detach().requires_grad_()
-                with self._autocast():
-                    features, weights = self.tower.attended(
-                        layer, activations, tuple(c[chosen] for c in state.context)
-                    )
-                features = F.normalize(features.float(), dim=1)
-                score = similarity_to_score(
-                    features @ bank.embeddings.T, class_ids[start : start + batch_size], kind
-                )
-                gradients = torch.autograd.grad(score.sum(), weights)
-            self.passes.head += len(chosen)
+                features, inputs = run(activations, tuple(c[chosen] for c in state.context))
+                score = similarity_to_score(features @ bank.embeddings.T, class_ids[start : start + batch_size], kind)
+                gradients = torch.autograd.grad(score.sum(), inputs, materialize_grads=True)
             self.passes.backward += len(chosen)
-            products = [(w.detach() * g).float().relu().mean(1) for w, g in zip(weights, gradients, strict=True)]
-            parts.append(torch.stack(products, 1))
-        return torch.cat(parts) if parts else torch.zeros(0, 1, 1, 1, device=self.device)
+            yield inputs, gradients
 
     def surgery_features(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
         """Features by CLIP Surgery's path, see :meth:`Tower.surgery`; float32; one backbone pass."""

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.options import check_choice
 
 MODES = ("squash", "crop")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -36,8 +36,7 @@ class Geometry:
     mode: str = "squash"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"model.geometry={self.mode}: valid: {', '.join(MODES)}")
+        check_choice("model.geometry", self.mode, MODES)
 
     @property
     def resized(self) -> tuple[int, int]:

@@ -77,9 +77,10 @@ class Tower(abc.ABC):
     def attended(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
         """As :meth:`head`, with the attention weights (M, heads, T, T) of the blocks passed, in order.
 
-        Only for towers that do not lack ``attentions``.
+        Raises:
+            ModelError: for a tower that lacks ``attentions``.
         """
-        raise NotImplementedError
+        raise ModelError(f"layer={layer}: there is no attention to read: {self.lacks('attentions', layer)}")
 
     def _refuse(self, name: str) -> ModelError:
         shown = ", ".join(self.layers if len(self.layers) <= 16 else (*self.layers[:6], "...", *self.layers[-6:]))

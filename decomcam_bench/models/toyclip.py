@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from decomcam_bench.datasets.toybox_scenes import OBJECTS
-from decomcam_bench.errors import ConfigError, ModelError
+from decomcam_bench.errors import ModelError
 from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel
+from decomcam_bench.options import check_choice
 
 IMAGE_SIZE = 160
 CONTEXT_LENGTH = 16
@@ -126,8 +127,7 @@ class ToyClip(ModelSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tower not in VISION:
-            raise ConfigError(f"model.tower={self.tower}: valid: {', '.join(VISION)}")
+        check_choice("model.tower", self.tower, VISION)
 
     def _file(self) -> Path | None:
         if self.weights == "untrained":

@@ -94,6 +94,11 @@ def test_unknown_layers_are_refused_with_the_valid_ones(name):
         tower_of(build_toyclip("resnet").visual, "toy").canonical(name)
 
 
+def test_a_tower_without_attention_says_so():
+    with pytest.raises(ModelError, match=r"^layer=layer4: there is no attention to read: .*ResNet"):
+        tower_of(build_toyclip("resnet").visual, "toy").attended("layer4", torch.zeros(1, 1, 1, 1), ())
+
+
 def test_texts_are_averaged_and_normalised():
     source = registry.build("model", registry.read("model", "toyclip"))
     model = source.load("cpu", "fp32")

@@ -1,21 +1,25 @@
-"""Checks of method parameters that several methods share; each raises a one-line ConfigError."""
+"""Checks of options; each refuses a value with a one-line ConfigError.
+
+Keys are whole, as a user writes them on the command line: ``dataset.split``, ``method.sign``, ``precision``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from decomcam_bench.errors import ConfigError, did_you_mean
 
 
-def check_choice(key: str, value: str, valid: Sequence[str]) -> None:
+def check_choice(key: str, value: object, valid: Collection[object]) -> None:
     """Refuses a ``value`` that is none of ``valid``.
 
     Raises:
-        ConfigError: naming the key, the value and the valid ones.
+        ConfigError: naming the key, the value, the nearest valid one and all of them.
     """
     if value not in valid:
-        raise ConfigError(f"method.{key}={value}{did_you_mean(str(value), valid)}; valid: {', '.join(valid)}")
+        names = [str(name) for name in valid]
+        raise ConfigError(f"{key}={value}: no such choice{did_you_mean(str(value), names)}; valid: {', '.join(names)}")
 
 
 def check_at_least(key: str, value: float, low: float) -> None:
@@ -25,7 +29,7 @@ def check_at_least(key: str, value: float, low: float) -> None:
         ConfigError: naming the key, the value and the bound.
     """
     if not (math.isfinite(value) and value >= low):
-        raise ConfigError(f"method.{key}={value}: must be a finite number of at least {low}")
+        raise ConfigError(f"{key}={value}: must be a finite number of at least {low}")
 
 
 def check_positive(key: str, value: float) -> None:
@@ -35,4 +39,4 @@ def check_positive(key: str, value: float) -> None:
         ConfigError: naming the key and the value.
     """
     if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"method.{key}={value}: must be a finite number above 0")
+        raise ConfigError(f"{key}={value}: must be a finite number above 0")
