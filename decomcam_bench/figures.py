@@ -110,6 +110,18 @@ def draw(explained: Explained, colormap: str = "inferno") -> Figure:
         return _lay_out(blocks, columns, cell_height, painter, _footer(explained))
 
 
+def faded(image: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) in 0..1 as light greys (H, W), over which colours of a map stand out."""
+    grey = image @ np.array([0.299, 0.587, 0.114], dtype=image.dtype)
+    return 0.25 + 0.7 * grey
+
+
+def blend(grey: np.ndarray, share: np.ndarray, colormap: str = "inferno") -> np.ndarray:
+    """RGB (H, W, 3) in 0..1 of a map's ``share`` of its maximum, 0..1, over ``grey``."""
+    opacity = (0.35 + 0.45 * share)[..., None]
+    return (1 - opacity) * grey[..., None] + opacity * matplotlib.colormaps[colormap](share)[..., :3]
+
+
 class _Painter:
     """Lays maps over the picture, at the size of a panel."""
 
@@ -117,14 +129,11 @@ class _Painter:
         picture = Image.fromarray(image)
         picture.thumbnail((PANEL_PIXELS, PANEL_PIXELS), Image.Resampling.LANCZOS)
         self.small = np.asarray(picture, dtype=np.float32) / 255
-        grey = self.small @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        self.grey = 0.25 + 0.7 * grey
-        self.colors = matplotlib.colormaps[colormap]
+        self.grey = faded(self.small)
+        self.colormap = colormap
 
     def blend(self, grey: np.ndarray, share: np.ndarray) -> np.ndarray:
-        """RGB of a map's ``share`` of its maximum over ``grey``."""
-        opacity = (0.35 + 0.45 * share)[..., None]
-        return (1 - opacity) * grey[..., None] + opacity * self.colors(share)[..., :3]
+        return blend(grey, share, self.colormap)
 
     def overlay(self, saliency: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, tuple[float, float] | None]:
         """The panel of a map at input resolution, and where its maximum lies, as shares of the sides."""

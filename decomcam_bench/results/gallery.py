@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import colormaps
 from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
@@ -25,6 +24,7 @@ from decomcam_bench.datasets.base import Target
 from decomcam_bench.errors import DataError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
+from decomcam_bench.figures import blend, faded
 from decomcam_bench.methods.base import Explanation
 from decomcam_bench.metrics.parts import overlaps
 from decomcam_bench.models.geometry import Geometry
@@ -340,6 +340,5 @@ def _annotated(explained: _Explained) -> str:
 def _overlay(image: np.ndarray, saliency: np.ndarray) -> str:
     high = float(saliency.max())
     scaled = saliency / high if high > 0 else saliency
-    heat = (colormaps["turbo"](np.asarray(scaled, dtype=np.float64))[..., :3] * 255).astype(np.float64)
-    mixed = 0.45 * image.astype(np.float64) + 0.55 * heat
-    return _url(_small(mixed.clip(0, 255).astype(np.uint8)))
+    mixed = blend(faded(image.astype(np.float64) / 255), np.asarray(scaled, dtype=np.float64))
+    return _url(_small((mixed * 255).clip(0, 255).astype(np.uint8)))
