@@ -7,7 +7,9 @@
 Seeded and resumable: a checkpoint lies beside the cached scenes, and the same command continues
 from it. The loss is CLIP's softmax over texts at a fixed scale of 100, with every class that the
 scene shows as a positive, and the same over phrases that name a part. Words outside the vocabulary
-are negatives, so that an unknown word looks like nothing.
+are negatives, so that an unknown word looks like nothing. A ResNet learns the same from its pooled
+image too, with uniform weights in place of attention: without that, places that attention ignores
+project onto the classes at random, and maps of the last layer show them.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from decomcam_bench.models.toyclip import IMAGE_SIZE, MEAN, STD, TEMPLATES, ToyT
 
 LOGIT_SCALE = 100.0
 STEPS = {"resnet": 2400, "vit": 4500}
+#: Weight of the loss of uniformly pooled images.
+UNIFORM = {"resnet": 1.0, "vit": 0.0}
 PHRASES = tuple((class_id, part.name) for class_id, drawing in enumerate(OBJECTS) for part in drawing.parts)
 
 
@@ -98,6 +102,12 @@ def multi_positive_loss(similarity: torch.Tensor, positive: torch.Tensor) -> tor
     return (loss * positive).sum() / positive.sum()
 
 
+def uniform_features(pool: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """What open_clip's attention pooling gives if every place of ``states`` (N, C, h, w) has the same weight."""
+    tokens = states.flatten(2).mean(2) + pool.positional_embedding[1:].mean(0)
+    return pool.c_proj(pool.v_proj(tokens))
+
+
 def recall_at_present(model: torch.nn.Module, images: torch.Tensor, classes: torch.Tensor, device: str) -> float:
     """Zero-shot recall at top k, k the number of classes present, with 'a photo of a {}.'."""
     model.eval()
@@ -161,6 +171,10 @@ def train(arguments: argparse.Namespace) -> None:
         start = state["step"]
         print(f"resumed at step {start} from {checkpoint}")
 
+    weight = UNIFORM[arguments.tower]
+    states: list[torch.Tensor] = []
+    if weight:
+        model.visual.layer4.register_forward_hook(lambda module, inputs, output: states.append(output))
     tokenizer = ToyTokenizer()
     began, total = time.monotonic(), 0.0
     progress = tqdm(range(start, arguments.steps), initial=start, total=arguments.steps, mininterval=5)
@@ -178,11 +192,15 @@ def train(arguments: argparse.Namespace) -> None:
             sdpa_kernel(SDPBackend.MATH),
         ):
             text = model.encode_text(tokens)
-            image = model.encode_image(batch)
-        similarity = F.normalize(image.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
-        split = len(class_texts)
-        loss = multi_positive_loss(similarity[:, :split], classes[pick].to(device))
-        loss = loss + 0.3 * multi_positive_loss(similarity[:, split:], phrases[pick].to(device))
+            states.clear()
+            images_of = [(1.0, model.encode_image(batch))]
+            if weight:
+                images_of.append((weight, uniform_features(model.visual.attnpool, states[0])))
+        text, split, loss = F.normalize(text.float(), dim=-1).T, len(class_texts), torch.zeros((), device=device)
+        for share, image in images_of:
+            similarity = F.normalize(image.float(), dim=-1) @ text
+            loss = loss + share * multi_positive_loss(similarity[:, :split], classes[pick].to(device))
+            loss = loss + share * 0.3 * multi_positive_loss(similarity[:, split:], phrases[pick].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
