@@ -7,9 +7,9 @@
 Seeded and resumable: a checkpoint lies beside the cached scenes, and the same command continues
 from it. The loss is CLIP's softmax over texts at a fixed scale of 100, with every class that the
 scene shows as a positive, and the same over phrases that name a part. Words outside the vocabulary
-are negatives, so that an unknown word looks like nothing. A ResNet learns from the places of its
-last layer too, each pooled alone: the classes that cover it, or "background". Without that, places
-that attention ignores project onto the classes at random, and maps of the last layer show them.
+are negatives, so that an unknown word looks like nothing. A ResNet learns the same from its pooled
+image too, with uniform weights in place of attention: without that, places that attention ignores
+project onto the classes at random, and maps of the last layer show them.
 """
 
 from __future__ import annotations
@@ -34,45 +34,38 @@ from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, OBJECTS, SCENE_VE
 from decomcam_bench.models.toyclip import IMAGE_SIZE, MEAN, STD, TEMPLATES, ToyTokenizer, build_toyclip
 
 LOGIT_SCALE = 100.0
-#: Steps, scenes of the train stream, and the weight of the loss of single places.
-STEPS = {"resnet": 1500, "vit": 4500}
-SCENES = {"resnet": 12000, "vit": 24000}
-PLACES = {"resnet": 1.0, "vit": 0.0}
-#: Share of a place that an object covers, from which on it counts as shown there.
-COVERED = 0.25
-LABEL_STRIDE = 4
-COLUMNS = ("images", "classes", "phrases", "labels")
+STEPS = {"resnet": 2400, "vit": 4500}
+#: Weight of the loss of uniformly pooled images.
+UNIFORM = {"resnet": 1.0, "vit": 0.0}
 PHRASES = tuple((class_id, part.name) for class_id, drawing in enumerate(OBJECTS) for part in drawing.parts)
 
 
-def _scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One scene as an image, a class vector, a part-phrase vector, and a thinned map of class ids (-1: none)."""
+def _scene(split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One scene as an image, a class vector and a part-phrase vector."""
     scene = draw_scene(split, index, IMAGE_SIZE)
-    labels = np.full((IMAGE_SIZE // LABEL_STRIDE,) * 2, -1, dtype=np.int8)
     classes = np.zeros(len(CLASS_NAMES), dtype=bool)
     phrases = np.zeros(len(PHRASES), dtype=bool)
     for instance in scene.instances:
         classes[instance.class_id] = True
-        labels[instance.mask[LABEL_STRIDE // 2 :: LABEL_STRIDE, LABEL_STRIDE // 2 :: LABEL_STRIDE]] = instance.class_id
         for name in instance.parts:
             phrases[PHRASES.index((instance.class_id, name))] = True
-    return scene.image, classes, phrases, labels
+    return scene.image, classes, phrases
 
 
-def load_scenes(split: str, count: int, cache: Path) -> tuple[torch.Tensor, ...]:
+def load_scenes(split: str, count: int, cache: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draws the first ``count`` scenes of a split, or reads them from the cache."""
     file = cache / f"{split}_v{SCENE_VERSION}_{count}.npz"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             drawn = pool.map(partial(_scene, split), range(count), chunksize=16)
-            columns = zip(*tqdm(drawn, total=count, desc=f"draw {split}"), strict=True)
+            images, classes, phrases = zip(*tqdm(drawn, total=count, desc=f"draw {split}"), strict=True)
         temporary = file.with_suffix(".tmp.npz")
-        np.savez(temporary, **dict(zip(COLUMNS, map(np.stack, columns), strict=True)))
+        np.savez(temporary, images=np.stack(images), classes=np.stack(classes), phrases=np.stack(phrases))
         temporary.replace(file)
     with np.load(file) as data:
-        images, *others = (torch.from_numpy(data[name]) for name in COLUMNS)
-        return images.permute(0, 3, 1, 2), *others
+        images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2)
+        return images, torch.from_numpy(data["classes"]), torch.from_numpy(data["phrases"])
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -81,10 +74,8 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
     return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def augment(
-    images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random flip, zoom and shift (one affine resampling), brightness and colour balance; labels alike."""
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Random flip, zoom and shift (one affine resampling), brightness and colour balance."""
     count = len(images)
     zoom = 0.80 + 0.35 * torch.rand(count, generator=generator)
     flip = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
@@ -94,11 +85,9 @@ def augment(
     theta[:, :, 2] = shift
     grid = F.affine_grid(theta, [count, 3, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
     images = F.grid_sample(images, grid.to(images.device), padding_mode="reflection", align_corners=False)
-    grid = F.affine_grid(theta, [count, 1, *labels.shape[1:]], align_corners=False).to(labels.device)
-    labels = F.grid_sample(labels[:, None].float(), grid, "nearest", "reflection", align_corners=False)[:, 0].long()
     gain = 1.0 + 0.2 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
     offset = 0.4 * (torch.rand(count, 1, 1, 1, generator=generator) - 0.5)
-    return images * gain.to(images.device) + offset.to(images.device), labels
+    return images * gain.to(images.device) + offset.to(images.device)
 
 
 def multi_positive_loss(similarity: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
@@ -113,17 +102,10 @@ def multi_positive_loss(similarity: torch.Tensor, positive: torch.Tensor) -> tor
     return (loss * positive).sum() / positive.sum()
 
 
-def place_features(pool: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """What open_clip's attention pooling gives if it sees one place of ``states`` (N, C, h, w) alone: (N h w, d)."""
-    tokens = states.flatten(2).mT + pool.positional_embedding[1:]
-    return pool.c_proj(pool.v_proj(tokens)).flatten(0, 1)
-
-
-def shown_at(labels: torch.Tensor, side: int) -> torch.Tensor:
-    """Which classes cover each place of a grid, and last whether it shows none: bool (N side side, K + 1)."""
-    layers = F.one_hot(labels + 1, len(CLASS_NAMES) + 1).permute(0, 3, 1, 2).float()
-    cover = F.adaptive_avg_pool2d(layers, side).flatten(2).mT.flatten(0, 1)
-    return torch.cat([cover[:, 1:] > COVERED, cover[:, :1] > 1 - 0.2 * COVERED], dim=1)
+def uniform_features(pool: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """What open_clip's attention pooling gives if every place of ``states`` (N, C, h, w) has the same weight."""
+    tokens = states.flatten(2).mean(2) + pool.positional_embedding[1:].mean(0)
+    return pool.c_proj(pool.v_proj(tokens))
 
 
 def recall_at_present(model: torch.nn.Module, images: torch.Tensor, classes: torch.Tensor, device: str) -> float:
@@ -143,9 +125,8 @@ def recall_at_present(model: torch.nn.Module, images: torch.Tensor, classes: tor
     return float(hits / present.sum())
 
 
-def draw_texts(rng: np.random.Generator, background: bool) -> tuple[list[str], list[str]]:
-    """Class prompts, unknown words and maybe the background, and part phrases, in fresh wordings."""
-
+def draw_texts(rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """Class prompts followed by unknown words, and part phrases, in fresh wordings."""
     def template() -> str:
         return TEMPLATES[rng.integers(len(TEMPLATES))]
 
@@ -154,8 +135,6 @@ def draw_texts(rng: np.random.Generator, background: bool) -> tuple[list[str], l
 
     texts = [template().format(name) for name in CLASS_NAMES]
     texts += [template().format(unknown()) for _ in range(6)]
-    if background:
-        texts.append(template().format("background"))
     phrases = []
     for class_id, part in PHRASES:
         name = CLASS_NAMES[class_id]
@@ -167,7 +146,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     cache, device = Path(arguments.cache), arguments.device
     checkpoint = cache / f"checkpoint_{arguments.tower}_{arguments.steps}_{arguments.seed}.pt"
-    images, classes, phrases, labels = load_scenes("train", arguments.scenes, cache)
+    images, classes, phrases = load_scenes("train", arguments.scenes, cache)
     validation = load_scenes("val", 1000, cache)
 
     model = build_toyclip(arguments.tower, arguments.seed).to(device, memory_format=torch.channels_last)
@@ -192,7 +171,7 @@ def train(arguments: argparse.Namespace) -> None:
         start = state["step"]
         print(f"resumed at step {start} from {checkpoint}")
 
-    weight = PLACES[arguments.tower]
+    weight = UNIFORM[arguments.tower]
     states: list[torch.Tensor] = []
     if weight:
         model.visual.layer4.register_forward_hook(lambda module, inputs, output: states.append(output))
@@ -204,26 +183,24 @@ def train(arguments: argparse.Namespace) -> None:
         rng = np.random.default_rng([arguments.seed, step])
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + step)
         pick = torch.from_numpy(rng.integers(len(images), size=arguments.batch))
-        batch, shown = augment(normalise(images[pick].to(device)), labels[pick].to(device), generator)
-        class_texts, part_texts = draw_texts(rng, background=weight > 0)
+        batch = augment(normalise(images[pick].to(device)), generator)
+        class_texts, part_texts = draw_texts(rng)
         tokens = tokenizer(class_texts + part_texts).to(device)
         batch = batch.contiguous(memory_format=torch.channels_last)
         with (  # on CPUs with bfloat16 units twice as fast; the fused attention's backward pass is not
             torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=arguments.precision == "bf16"),
             sdpa_kernel(SDPBackend.MATH),
         ):
+            text = model.encode_text(tokens)
             states.clear()
-            text = F.normalize(model.encode_text(tokens).float(), dim=-1).T
-            image = F.normalize(model.encode_image(batch).float(), dim=-1)
-            split = len(class_texts)
+            images_of = [(1.0, model.encode_image(batch))]
             if weight:
-                places = F.normalize(place_features(model.visual.attnpool, states[0]).float(), dim=-1)
-                covered = shown_at(shown, states[0].shape[-1])
-        loss = multi_positive_loss(image @ text[:, :split], classes[pick].to(device))
-        loss = loss + 0.3 * multi_positive_loss(image @ text[:, split:], phrases[pick].to(device))
-        if weight:
-            known = text[:, [*range(len(CLASS_NAMES)), split - 1]]
-            loss = loss + weight * multi_positive_loss(places @ known, covered)
+                images_of.append((weight, uniform_features(model.visual.attnpool, states[0])))
+        text, split, loss = F.normalize(text.float(), dim=-1).T, len(class_texts), torch.zeros((), device=device)
+        for share, image in images_of:
+            similarity = F.normalize(image.float(), dim=-1) @ text
+            loss = loss + share * multi_positive_loss(similarity[:, :split], classes[pick].to(device))
+            loss = loss + share * 0.3 * multi_positive_loss(similarity[:, split:], phrases[pick].to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -273,13 +250,12 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the matrix products")
-    parser.add_argument("--scenes", type=int, help=f"of the train stream to draw, default: {SCENES}")
+    parser.add_argument("--scenes", type=int, default=24000, help="scenes of the train stream to draw")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", default=".cache/toyclip", help="drawn scenes and checkpoints")
     parser.add_argument("--out", default="decomcam_bench/models/weights")
     arguments = parser.parse_args()
     arguments.steps = arguments.steps or STEPS[arguments.tower]
-    arguments.scenes = arguments.scenes or SCENES[arguments.tower]
     train(arguments)
 
 

@@ -21,7 +21,7 @@ def checksum(split):
 
 
 @pytest.mark.parametrize(
-    ("split", "expected"), [("train", "17d6e9c0d07e2855"), ("val", "2237c2eeffc7ac91"), ("test", "4c40d3f136a897c8")]
+    ("split", "expected"), [("train", "719ccd0b7886c338"), ("val", "8c99f6842edd6754"), ("test", "4aae2cf8b875009d")]
 )
 def test_scenes_are_the_same_on_every_machine(split, expected):
     assert checksum(split) == expected
