@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,15 @@ def listing(results: str | Path) -> pd.DataFrame:
     )
 
 
+def commands(cell: Cell) -> list[str]:
+    """The commands that compute a cell again, for a shell: one, and one more for each metric with options."""
+    described = list(cell.metrics().values())
+    plain = [content["name"] for content in described if not content.get("overrides")]
+    metrics = [[f"metric={','.join(plain)}"]] if plain or not described else []
+    metrics += [[f"metric={c['name']}", *c["overrides"]] for c in described if c.get("overrides")]
+    return [shlex.join(["decomcam-bench", "run", *map(str, cell.display["overrides"]), *own]) for own in metrics]
+
+
 def describe(cell: Cell) -> dict[str, Any]:
     """Everything that the store knows of a cell, ready for JSON."""
     records = cell.read(RECORDS, lambda name: name in ("status", "reason"))
@@ -81,7 +91,7 @@ def describe(cell: Cell) -> dict[str, Any]:
         "key": cell.key,
         "folder": str(cell.folder),
         "labels": {name: cell.display[name] for name in IDENTITY},
-        "repeat": ["decomcam-bench", "run", *cell.display["overrides"]],
+        "repeat": commands(cell),
         "images": cell.images,
         "complete": is_complete(cell),
         **counts(records),
@@ -153,7 +163,7 @@ def _compare(metric: Metric, content: Any, before: pd.DataFrame, after: pd.DataF
 def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
     """Removes what an interrupted run left: cells without a finished part, damaged parts, temporary
     files. Unfinished cells with finished parts stay, for they are continued. A cell that is being
-    written is left alone.
+    written, or whose description is gone, is left alone.
 
     Returns:
         One line for each thing removed (or, with ``dry_run``, that would be).
@@ -170,11 +180,17 @@ def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
         except Timeout:
             lines.append(f"kept {entry.name}: it is being written")
             continue
+        except OSError as error:
+            lines.append(f"kept {entry.name}: cannot be written ({error.strerror})")
+            continue
         try:
             lines += _clean(store, entry, dry_run)
+        except OSError as error:
+            lines.append(f"kept {entry.name}: {error.filename} cannot be removed ({error.strerror})")
         finally:
             lock.release()
-            if not dry_run and not any(entry.glob("cell.json")):
+            # The lock itself may have made the folder again.
+            if not dry_run and not any(file.name != "lock" for file in entry.glob("*")):
                 shutil.rmtree(entry, ignore_errors=True)
     return lines
 
@@ -185,6 +201,8 @@ def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
     except StoreError as error:
         # Written by a newer version, or damaged: for the user to decide.
         return [f"kept {entry.name}: {error}"]
+    if cell is None and entry in store.orphans():
+        return [f"kept {entry.name}: has records but no cell.json; run its command again to restore it"]
     if cell is None or not any(cell.sealed(stream) for stream in (RECORDS, *cell.metrics())):
         if not dry_run:
             shutil.rmtree(entry)

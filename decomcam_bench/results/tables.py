@@ -188,7 +188,7 @@ def _row(cell: Cell, details: bool, sums: SumsOf) -> dict[str, Any]:
 
 
 def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
-    """One line for each cell that is not finished."""
+    """One line for each cell that is not finished, or (where no keys are named) whose description is gone."""
     store = Store(results)
     cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
     lines = []
@@ -201,6 +201,11 @@ def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[s
                 f"cell {cell.key} ({cell.display['method']} on {cell.display['dataset']}) is unfinished: "
                 f"{have} of {cell.parts} parts; run its command again to finish it"
             )
+    if keys is None:
+        lines += [
+            f"{folder}: has records but no description, and is left out; run its command again to restore it"
+            for folder in store.orphans()
+        ]
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 from pathlib import Path
@@ -16,7 +17,7 @@ from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
 from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, export, find_cell
-from decomcam_bench.results.store import RECORDS, Cell, Store
+from decomcam_bench.results.store import RECORDS, Cell, Store, seal
 from decomcam_bench.results.tables import load_table, unfinished
 from tests.results.stores import pairs, write_cell
 
@@ -103,6 +104,85 @@ def test_a_damaged_description_is_refused(
 ) -> None:
     (cell.folder / "cell.json").write_text(text)
     assert "cell.json" in error_of(["table", "--results", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize("name", ["cell.json", "metric.json"])
+def test_an_edited_description_is_refused(cell: Cell, tmp_path: Path, name: str) -> None:
+    (file,) = cell.folder.rglob(name)
+    edits = {"cell.json": ('"method": "good"', '"method": "best"'), "metric.json": ('"higher"', '"lower"')}
+    assert edits[name][0] in file.read_text()
+    file.write_text(file.read_text().replace(*edits[name]))
+    with pytest.raises(StoreError, match="was changed after it was written; delete the file"):
+        load_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("cell.json", {"images": "40"}),
+        ("cell.json", {"part_images": 0}),
+        ("cell.json", {"display": {}}),
+        ("metric.json", {"columns": [{"name": "energy"}]}),
+        ("metric.json", {"columns": []}),
+        ("metric.json", {"config": None}),
+        ("metric.json", {"identity": {}}),
+    ],
+)
+def test_a_description_that_lacks_something_is_one_line(
+    cell: Cell, tmp_path: Path, name: str, change: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = cell.folder.rglob(name)
+    content = {**json.loads(file.read_text()), **change}
+    del content["digest"]  # as in a store that an older version wrote
+    file.write_text(json.dumps(content))
+    assert name in error_of(["table", "--results", str(tmp_path)], capsys)
+
+
+def test_a_part_without_a_column_is_refused(cell: Cell, tmp_path: Path) -> None:
+    table = pq.read_table(metric_part(cell))
+    pq.write_table(table.drop_columns(["status"]).replace_schema_metadata(table.schema.metadata), metric_part(cell))
+    with pytest.raises(StoreError, match="damaged"):
+        load_table(tmp_path)
+
+
+def test_a_description_that_is_gone_is_named_kept_and_restored(tmp_path: Path) -> None:
+    words = ["method=center", "metric=energy", "limit=20", "workers=0", "device=cpu", f"results={tmp_path}"]
+    run(load_config(words))
+    before = load_table(tmp_path)
+    (cell,) = Store(tmp_path).cells()
+    part = metric_part(cell, 0)
+    for name in ("metric.json", "cell.json"):
+        (file,) = cell.folder.rglob(name)
+        file.unlink()
+        (line,) = unfinished(tmp_path)
+        assert str(file.parent) in line
+        collect_garbage(tmp_path)
+        assert part.is_file()
+        assert run(load_config(words)).computed_images == 0
+        pd.testing.assert_frame_equal(load_table(tmp_path), before)
+
+
+def test_a_disk_that_takes_no_more_is_one_line(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    records = cell.read_part(RECORDS, 0)
+    metric_part(cell, 0).unlink()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match=r"part-00000.parquet: cannot be written \(No space left"):
+        seal([(cell, next(iter(cell.metrics())), 0, records)])
+    assert not list(cell.folder.rglob(".*.tmp"))
+    assert 0 not in cell.sealed(next(iter(cell.metrics())))
+
+
+def test_gc_of_a_folder_that_cannot_be_written_says_so(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("decomcam_bench.results.housekeeping.FileLock.acquire", refused)
+    assert collect_garbage(tmp_path) == [f"kept {cell.key}: cannot be written (Permission denied)"]
 
 
 def test_a_renamed_cell_is_refused(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
