@@ -164,6 +164,7 @@ def check(
     results: str | Path = "results",
     tolerances: str = "default",
     overrides: Sequence[str] = (),
+    any_code: bool = False,
 ) -> list[Finding]:
     """Judges a store against a baseline; ``decomcam-bench check``.
 
@@ -172,6 +173,7 @@ def check(
         results: root of the store.
         tolerances: a choice of ``configs/gate``, or a YAML file.
         overrides: ``COLUMN=AMOUNT`` on top.
+        any_code: also judge records that other code made than is installed.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -184,7 +186,8 @@ def check(
     from decomcam_bench.results import regression
 
     known = baselines.read_baseline(baseline)
-    return regression.check(known, results, regression.read_tolerances(tolerances, overrides))
+    regression.check_patterns(known, overrides)
+    return regression.check(known, results, regression.read_tolerances(tolerances, overrides), any_code)
 
 
 def update_baseline(baseline: str | Path, results: str | Path = "results", keys: Iterable[str] | None = None) -> Path:
