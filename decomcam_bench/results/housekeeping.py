@@ -18,7 +18,7 @@ from decomcam_bench.metrics.base import Metric
 from decomcam_bench.results.statistics import Comparison, compare
 from decomcam_bench.results.store import RECORDS, Cell, Store
 from decomcam_bench.results.tables import IDENTITY, counts, is_complete, metric_values, order, reasons
-from decomcam_bench.results.values import evaluated, image_values, metric_of, metric_records
+from decomcam_bench.results.values import evaluated, find_metrics, image_values, metric_label, metric_of, metric_records
 
 EXPORTS = (".csv", ".parquet")
 
@@ -51,7 +51,7 @@ def listing(results: str | Path) -> pd.DataFrame:
         rows.append(
             {
                 **{name: cell.display[name] for name in IDENTITY},
-                "metrics": ", ".join(content["name"] for content in metrics.values()),
+                "metrics": ", ".join(metric_label(content) for content in metrics.values()),
                 "images": cell.images,
                 "parts": f"{have}/{cell.parts}",
                 "bytes": size,
@@ -79,7 +79,7 @@ def describe(cell: Cell) -> dict[str, Any]:
     for key, content in cell.metrics().items():
         whole = is_complete(cell, key)
         own = metric_records(cell, key)
-        metrics[content["name"]] = {
+        metrics[metric_label(content)] = {
             "key": key,
             "complete": whole,
             **counts(own),
@@ -134,13 +134,13 @@ def compare_cells(first: Cell, second: Cell, metric: str | None = None) -> list[
     }
     if not shared:
         raise StoreError(f"cells {first.key} and {second.key} have no complete metric in common")
-    names = [content["name"] for content in shared.values()]
-    if metric is not None and metric not in names:
-        raise ConfigError(unknown("metric of both cells", metric, names))
+    chosen = list(shared) if metric is None else find_metrics(shared, metric)
+    if metric is not None and not chosen:
+        raise ConfigError(unknown("metric of both cells", metric, [metric_label(c) for c in shared.values()]))
     made = []
-    for key, content in shared.items():
-        if metric in (None, content["name"]):
-            made += _compare(metric_of(content), content, *(evaluated(metric_records(c, key)) for c in (first, second)))
+    for key in chosen:
+        both = [evaluated(metric_records(cell, key)) for cell in (first, second)]
+        made += _compare(metric_of(shared[key]), shared[key], both[0], both[1])
     return made
 
 
@@ -220,7 +220,7 @@ def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
 def export(results: str | Path, out: str | Path, keys: Sequence[str] = (), metric: str | None = None) -> int:
     """Writes the records of cells as one long table: CSV or Parquet by the file's ending.
 
-    One row a pair and metric: the cell's labels and key, ``metric``, then the records' own columns;
+    One row a pair and metric: the cell's labels and key, ``metric`` with its options, then the records' own columns;
     values that a metric does not have are empty. Curves are JSON lists in CSV.
 
     Args:
@@ -237,20 +237,19 @@ def export(results: str | Path, out: str | Path, keys: Sequence[str] = (), metri
     out = Path(out)
     if out.suffix not in EXPORTS:
         raise ConfigError(f"--out {out}: must end in {' or '.join(EXPORTS)}")
-    cells = [find_cell(results, key) for key in keys] if keys else sorted(Store(results).cells(), key=order)
+    found = [find_cell(results, key) for key in keys] if keys else sorted(Store(results).cells(), key=order)
     frames, names = [], []
-    for cell in cells:
-        for key, content in cell.metrics().items():
-            names.append(content["name"])
-            if metric not in (None, content["name"]):
-                continue
+    for cell in {cell.key: cell for cell in found}.values():
+        metrics = cell.metrics()
+        names += [metric_label(content) for content in metrics.values()]
+        for key in metrics if metric is None else find_metrics(metrics, metric):
             records = cell.read(key)
-            records.insert(0, "metric", content["name"])
+            records.insert(0, "metric", metric_label(metrics[key]))
             for name in reversed(IDENTITY):
                 records.insert(0, name, cell.display[name])
             records.insert(0, "key", cell.key)
             frames.append(records)
-    if metric is not None and metric not in names:
+    if metric is not None and names and not frames:
         raise ConfigError(unknown("metric", metric, list(dict.fromkeys(names))))
     if not frames:
         raise StoreError(f"{results}: has no records to export")

@@ -220,7 +220,7 @@ _NOTHING = object()
 
 
 def _short(value: Any) -> str:
-    text = "(not there)" if value is _NOTHING else "(none)" if value is None else str(value)
+    text = "(not there)" if value is _NOTHING else "(none)" if value in (None, "") else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

@@ -16,9 +16,9 @@ from decomcam_bench.cli import main
 from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
-from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, export, find_cell
+from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, describe, export, find_cell
 from decomcam_bench.results.store import RECORDS, Cell, Store, seal
-from decomcam_bench.results.tables import load_table, unfinished
+from decomcam_bench.results.tables import load_records, load_table, unfinished
 from tests.results.stores import pairs, write_cell
 
 IMAGES = 40
@@ -295,6 +295,33 @@ def test_export_has_every_record(tmp_path: Path, suffix: str) -> None:
     assert list(json.loads(curve) if isinstance(curve, str) else curve) == [1.0, 0.5]
 
 
+def test_metrics_of_one_name_are_told_apart_everywhere(tmp_path: Path) -> None:
+    words = ["method=center,random", "metric=pointing", "metric.tolerance=0,15", "limit=6", "workers=0"]
+    keys = run(load_config([*words, "device=cpu", f"results={tmp_path / 's'}"])).keys
+    cells = [find_cell(tmp_path / "s", key) for key in keys]
+    both = {"pointing", "pointing[tolerance=0]"}
+    assert set(describe(cells[0])["metrics"]) == both
+    assert {found.column for found in compare_cells(*cells)} == both
+    assert [found.column for found in compare_cells(*cells, "pointing[tolerance=0]")] == ["pointing[tolerance=0]"]
+    export(tmp_path / "s", tmp_path / "all.csv")
+    assert set(pd.read_csv(tmp_path / "all.csv")["metric"]) == both
+    exact = load_records(tmp_path / "s", keys[0], "pointing[tolerance=0]")
+    assert exact["hit"].mean() <= load_records(tmp_path / "s", keys[0], "pointing")["hit"].mean()
+    with pytest.raises(StoreError, match=r"unknown metric 'pionting'.*pointing\[tolerance=0\]"):
+        load_records(tmp_path / "s", keys[0], "pionting")
+
+
+def test_a_name_that_several_metrics_have_is_refused_where_one_is_needed(tmp_path: Path) -> None:
+    words = ["method=center", "metric=pointing", "metric.tolerance=0,5", "limit=4", "workers=0", "device=cpu"]
+    (key,) = run(load_config([*words, f"results={tmp_path}"])).keys
+    with pytest.raises(StoreError, match=r"several metrics are pointing; name one of pointing\[tolerance=0\]"):
+        load_records(tmp_path, key, "pointing")
+
+
+def test_a_key_named_twice_is_exported_once(cell: Cell, tmp_path: Path) -> None:
+    assert export(tmp_path, tmp_path / "out.csv", [cell.key, cell.key[:6]]) == IMAGES
+
+
 def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ["--results", str(tmp_path)]
     assert main(["results", "list", *root]) == 0
@@ -308,6 +335,7 @@ def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["export", "--out", "x.json"], "must end in .csv or .parquet"),
         (["export"], "needs --out"),
         (["export", "--out", "x.csv", "--metric", "enrgy"], "did you mean 'energy'"),
+        (["gc", "--results", str(tmp_path / "nowhere")], "no results there"),
     ):
-        assert says in error_of(["results", *words, *root], capsys)
+        assert says in error_of(["results", *root, *words], capsys)
     assert find_cell(tmp_path, cell.key[:3]).key == cell.key
