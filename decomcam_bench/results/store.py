@@ -39,8 +39,9 @@ SCHEMA = 1
 RECORDS = "records"
 #: Columns that every part has.
 _PAIR = frozenset({"position", "image_id", "class_id", "status", "reason"})
-#: In the metadata of a part: which code made it. Says nothing of what the part is.
+#: In the metadata of a part: which code made it, and how many records it has.
 _CODE = b"decomcam_bench_code"
+_ROWS = b"decomcam_bench_rows"
 _AGAIN = "delete the file and run the same command again"
 
 
@@ -162,12 +163,15 @@ class Cell:
             file = pq.ParquetFile(path, page_checksum_verification=True)
             if _PAIR - set(file.schema_arrow.names):
                 raise ValueError("a column is missing")
+            rows = str(file.metadata.num_rows).encode()
+            if (file.schema_arrow.metadata or {}).get(_ROWS, rows) != rows:
+                raise ValueError("rows are missing")
             columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
             table = file.read(columns)
             own, newer = _check(table.schema, self.key, stream, number), _schema_of(table.schema) > SCHEMA
             pandas_metadata = table.schema.pandas_metadata
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: damaged ({type(error).__name__}); {_AGAIN}") from error
+            raise StoreError(f"{path}: damaged ({_said(error)}); {_AGAIN}") from error
         if newer:
             raise StoreError(
                 f"{path}: written by a newer decomcam-bench (schema {_schema_of(table.schema)}, this one reads "
@@ -177,6 +181,10 @@ class Cell:
             raise StoreError(f"{path}: belongs to another cell or part; {_AGAIN}")
         # Parts differ in what their metadata say of themselves.
         return table.replace_schema_metadata({b"pandas": table.schema.metadata[b"pandas"]})
+
+
+def _said(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else type(error).__name__
 
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
@@ -405,6 +413,6 @@ def _writer(
         return lambda file: np.savez(file, **arrays)
     said = json.dumps({"schema": SCHEMA, "cell": cell.key, "stream": stream, "part": number})
     table = pa.Table.from_pandas(content, preserve_index=False)
-    own = {b"decomcam_bench": said.encode(), _CODE: own_code().encode()}
+    own = {b"decomcam_bench": said.encode(), _CODE: own_code().encode(), _ROWS: str(len(content)).encode()}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
     return lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True)

@@ -141,8 +141,8 @@ def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
 
 
 def is_complete(cell: Cell, stream: str = RECORDS) -> bool:
-    """Whether all parts of a stream are there; whoever reads a damaged one gets an error."""
-    return len(cell.present(stream)) == cell.parts
+    """Whether all parts of a stream and of the maps' records are there; whoever reads a damaged one gets an error."""
+    return all(len(cell.present(name)) == cell.parts for name in {RECORDS, stream})
 
 
 def counts(records: pd.DataFrame) -> dict[str, int]:
