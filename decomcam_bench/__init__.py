@@ -9,14 +9,23 @@ __version__ = "0.1.0"
 
 _API = (
     "check",
+    "collect_garbage",
     "compare_cells",
+    "describe_cell",
+    "dry_run",
     "export",
+    "export_maps",
+    "export_pairs",
+    "list_results",
     "load_records",
     "load_table",
+    "names",
     "render",
     "reproduce",
     "run",
+    "show",
     "update_baseline",
+    "verify_data",
     "write_report",
 )
 

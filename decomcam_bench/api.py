@@ -5,6 +5,14 @@
     bench.run("method=decomcam,gradcam", "limit=50", results="results/mine")
     table = bench.load_table("results/mine", intervals=True, reference="gradcam")
 
+Each command is a function here: ``run`` (``--dry-run``: :func:`dry_run`), ``table`` (:func:`load_table`,
+:func:`render`), ``list`` (:func:`names`), ``show``, ``reproduce``, ``report`` (:func:`write_report`), ``check``,
+``baseline update`` (:func:`update_baseline`), ``results list | show | compare | gc | export``
+(:func:`list_results`, :func:`describe_cell`, :func:`compare_cells`, :func:`collect_garbage`, :func:`export`),
+``data verify | export-pairs | export-maps`` (:func:`verify_data`, :func:`export_pairs`, :func:`export_maps`).
+``explain`` is :func:`decomcam_bench.explain.explain`, ``data prepare`` is
+:class:`decomcam_bench.datasets.prepare.Preparation`.
+
 Importing :mod:`decomcam_bench` imports neither torch nor pandas; the first call does.
 
 Columns of a table: ``dataset``, ``model``, ``layer`` (empty for a method that reads none),
@@ -21,11 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from decomcam_bench.datasets.verify import Report
     from decomcam_bench.engine import RunResult
     from decomcam_bench.results.experiments import Outcome
     from decomcam_bench.results.housekeeping import CellComparison
@@ -129,6 +138,42 @@ def render(table: pd.DataFrame, form: str = "md", results: str | Path | None = N
     return render_table(table, form, results)
 
 
+def names(group: str) -> list[str]:
+    """What can be named: of ``dataset``, ``model``, ``method``, ``metric``, ``experiment`` or ``gate``;
+    ``decomcam-bench list``.
+
+    >>> "decomcam" in names("method")
+    True
+    """
+    from decomcam_bench import registry
+
+    return registry.names(group)
+
+
+def show(*overrides: str) -> str:
+    """The resolved configuration as YAML; ``decomcam-bench show``.
+
+    >>> "channels: 100" in show("method=decomcam")
+    True
+    """
+    from decomcam_bench.config import load_config, resolved
+
+    return resolved(load_config(overrides))
+
+
+def dry_run(*overrides: str, results: str | Path = "results") -> str:
+    """What a run would compute, and how long that takes; ``decomcam-bench run --dry-run``.
+
+    >>> "center" in dry_run("method=center", "metric=energy", "limit=4")
+    True
+    """
+    from decomcam_bench.config import load_config
+    from decomcam_bench.dryrun import describe
+    from decomcam_bench.plan import make_plan
+
+    return describe(make_plan(load_config([*overrides, f"results='{results}'"])))
+
+
 def reproduce(name: str, *overrides: str, results: str | Path = "results", require_all: bool = False) -> Outcome:
     """Runs a named experiment and writes its table and figure; ``decomcam-bench reproduce``.
 
@@ -164,6 +209,7 @@ def check(
     results: str | Path = "results",
     tolerances: str = "default",
     overrides: Sequence[str] = (),
+    any_code: bool = False,
 ) -> list[Finding]:
     """Judges a store against a baseline; ``decomcam-bench check``.
 
@@ -172,6 +218,7 @@ def check(
         results: root of the store.
         tolerances: a choice of ``configs/gate``, or a YAML file.
         overrides: ``COLUMN=AMOUNT`` on top.
+        any_code: also judge records that other code made than is installed.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -184,7 +231,8 @@ def check(
     from decomcam_bench.results import regression
 
     known = baselines.read_baseline(baseline)
-    return regression.check(known, results, regression.read_tolerances(tolerances, overrides))
+    regression.check_patterns(known, overrides)
+    return regression.check(known, results, regression.read_tolerances(tolerances, overrides), any_code)
 
 
 def update_baseline(baseline: str | Path, results: str | Path = "results", keys: Iterable[str] | None = None) -> Path:
@@ -213,8 +261,54 @@ def compare_cells(
     return housekeeping.compare_cells(cells[0], cells[1], metric)
 
 
-def export(out: str | Path, results: str | Path = "results", keys: Sequence[str] = ()) -> int:
+def list_results(results: str | Path = "results") -> pd.DataFrame:
+    """One row a cell: labels, metrics, images, parts that are there, bytes, key; ``decomcam-bench results list``.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> done = run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> list_results(folder)[["method", "metrics", "parts"]].values.tolist()
+    [['center', 'energy', '1/1']]
+    """
+    from decomcam_bench.results.housekeeping import listing
+
+    return listing(results)
+
+
+def describe_cell(key: str, results: str | Path = "results") -> dict[str, Any]:
+    """Everything that the store knows of a cell; ``decomcam-bench results show``.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> done = run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> describe_cell(done.keys[0], folder)["repeat"]
+    ['decomcam-bench run dataset=toybox model=toyclip method=center limit=4 metric=energy']
+    """
+    from decomcam_bench.results.housekeeping import describe, find_cell
+
+    return describe(find_cell(results, key))
+
+
+def collect_garbage(results: str | Path = "results", dry_run: bool = False) -> list[str]:
+    """Removes what interrupted runs left and says what; ``decomcam-bench results gc``.
+
+    >>> import tempfile
+    >>> collect_garbage(tempfile.mkdtemp(), dry_run=True)
+    []
+    """
+    from decomcam_bench.results.housekeeping import collect_garbage as collect
+
+    return collect(results, dry_run)
+
+
+def export(
+    out: str | Path, results: str | Path = "results", keys: Sequence[str] = (), metric: str | None = None
+) -> int:
     """Writes all records as one CSV or Parquet file and counts them; ``decomcam-bench results export``.
+
+    Args:
+        keys: only these cells.
+        metric: only this one.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -224,4 +318,51 @@ def export(out: str | Path, results: str | Path = "results", keys: Sequence[str]
     """
     from decomcam_bench.results.housekeeping import export as export_records
 
-    return export_records(results, out, keys)
+    return export_records(results, out, keys, metric)
+
+
+def verify_data(name: str, fast: bool = False, **options: Any) -> Report:
+    """Looks at every sample and image of a data set; ``decomcam-bench data verify``.
+
+    Args:
+        name: of a choice of ``dataset``.
+        fast: read the headers of images only.
+        options: of the data set, e.g. ``root="data/voc"``.
+
+    >>> verify_data("toybox", fast=True, size=4).sound
+    True
+    """
+    from decomcam_bench import registry
+    from decomcam_bench.datasets.catalogue import variant_of
+    from decomcam_bench.datasets.verify import verify
+
+    dataset = registry.build("dataset", {**registry.read("dataset", name), **options})
+    return verify(dataset, variant_of(dataset), fast)
+
+
+def export_pairs(out: str | Path, *overrides: str) -> int:
+    """Writes the pairs of a run as a CSV and counts them; ``decomcam-bench data export-pairs``.
+
+    >>> import tempfile
+    >>> export_pairs(f"{tempfile.mkdtemp()}/pairs.csv", "dataset=toybox", "limit=4") > 0
+    True
+    """
+    from decomcam_bench.config import load_config
+    from decomcam_bench.exports import write_pairs
+
+    return write_pairs(load_config(overrides), Path(out))
+
+
+def export_maps(out: str | Path, key: str, results: str | Path = "results") -> int:
+    """Writes the kept maps of a cell as files and counts them; ``decomcam-bench data export-maps``.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> words = "method=center", "metric=energy", "limit=4", "workers=0", "save_maps=true"
+    >>> export_maps(f"{folder}/maps", run(*words, results=folder).keys[0], folder) > 0
+    True
+    """
+    from decomcam_bench.kept import export as export_kept
+    from decomcam_bench.results.housekeeping import find_cell
+
+    return export_kept(find_cell(results, key), Path(out))

@@ -270,6 +270,7 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
         "identity": identity,
         "name": choice.config["name"],
         "config": {**choice.config, **options},
+        "overrides": [f"metric.{key}={_word(value)}" for key, value in sorted(choice.changed.items())],
         "position": position,
         "columns": [
             {**{f.name: getattr(column, f.name) for f in fields(column)}, "label": column.name + suffix}
@@ -314,13 +315,17 @@ def _repeat(setting: Setting) -> list[str]:
     words = [f"{group}={getattr(setting, group)['name']}" for group in ("dataset", "model", "method")]
     for group, changed in setting.changed.items():
         kept = {key: value for key, value in sorted(changed.items()) if key not in ("root", "dir")}
-        shown = {key: "null" if value is None else value for key, value in kept.items()}
-        words += [f"{group}.{key}={value}" for key, value in shown.items()]
+        words += [f"{group}.{key}={_word(value)}" for key, value in kept.items()]
     for name in ("layer", "rank", "limit", "seed", "precision"):
         value = getattr(setting.keys, name)
         if value not in (None, 0, "fp32"):
             words.append(f"{name}={value}")
     return words
+
+
+def _word(value: Any) -> str:
+    """A value as an override writes it; a list is one value, not a sweep."""
+    return "null" if value is None else str(value)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import pkgutil
 import subprocess
 import sys
 
@@ -20,6 +21,8 @@ def test_every_function_of_the_api_is_in_the_package() -> None:
     assert own == set(decomcam_bench._API)
     assert set(decomcam_bench._API) <= set(dir(decomcam_bench))
     assert decomcam_bench.load_table is api.load_table
+    # Once imported, a module hides the function of its name.
+    assert not {module.name for module in pkgutil.iter_modules(decomcam_bench.__path__)} & own
 
 
 def test_every_function_has_an_example_or_names_one() -> None:

@@ -12,7 +12,8 @@ _EXAMPLES = """\
   decomcam-bench check --baseline base.json --tolerance energy=0.002 --tolerance "pointing*=0.1"
 
 exit status: 0 nothing is worse; 1 a number regressed or failed; 2 a number is missing or
-incomparable, or something is for you to mend. Tolerances: configs/gate/default.yaml.
+incomparable (other code than is installed made its records, too), or something is for you to
+mend. Tolerances: configs/gate/default.yaml.
 """
 
 
@@ -30,6 +31,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="COLUMN=AMOUNT",
         help="absolute; wildcards allowed; repeatable",
     )
+    parser.add_argument(
+        "--any-code", action="store_true", help="also judge records that other code made than is installed"
+    )
     parser.add_argument("--summary", metavar="FILE", help="append a Markdown summary to this file")
     parser.set_defaults(execute=execute)
 
@@ -37,10 +41,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.results.baseline import read_baseline
     from decomcam_bench.results.findings import as_markdown, as_text
-    from decomcam_bench.results.regression import check, exit_status, read_tolerances
+    from decomcam_bench.results.regression import check, check_patterns, exit_status, read_tolerances
 
     tolerances = read_tolerances(arguments.tolerances, arguments.tolerance)
-    findings = check(read_baseline(arguments.baseline), arguments.results, tolerances)
+    baseline = read_baseline(arguments.baseline)
+    check_patterns(baseline, arguments.tolerance)
+    findings = check(baseline, arguments.results, tolerances, arguments.any_code)
     status = exit_status(findings)
     print(as_text(findings), end="")
     if arguments.summary:

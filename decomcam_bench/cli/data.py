@@ -174,22 +174,14 @@ def _parse(words: list[str]) -> dict[str, Any]:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.datasets.catalogue import CATALOGUE
+    from decomcam_bench.datasets.catalogue import variant_of
     from decomcam_bench.datasets.verify import verify
 
     options = _parse(arguments.options)
     if arguments.root is not None:
         options["root"] = arguments.root
     dataset = _open(arguments.name, options)
-    variant = next(
-        (
-            variant
-            for variant in (CATALOGUE[arguments.name].variants.values() if arguments.name in CATALOGUE else ())
-            if all(getattr(dataset, key) == value for key, value in variant.options.items())
-        ),
-        None,
-    )
-    report = verify(dataset, variant, arguments.fast)
+    report = verify(dataset, variant_of(dataset), arguments.fast)
     shown = ", ".join(f"{key}={value}" for key, value in dataset.identity.items() if key != "name")
     place = f" under {dataset.base}" if hasattr(dataset, "base") else ""
     print(f"{arguments.name} ({shown}){place}" if shown else f"{arguments.name}{place}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from decomcam_bench.cli import add_command
 
@@ -35,7 +36,7 @@ def execute(arguments: argparse.Namespace) -> int:
     wanted = {"list": 0, "show": 1, "compare": 2, "gc": 0}.get(arguments.action)
     if wanted is not None and len(arguments.keys) != wanted:
         raise ConfigError(f"results {arguments.action} takes {wanted or 'no'} KEY{'s' if wanted == 2 else ''}")
-    if arguments.action == "gc":
+    if arguments.action == "gc" and (Store(arguments.results).root / "cells").is_dir():
         lines = housekeeping.collect_garbage(arguments.results, arguments.dry_run)
         print("\n".join(lines) if lines else "nothing to remove")
         return 0
@@ -45,6 +46,7 @@ def execute(arguments: argparse.Namespace) -> int:
         from decomcam_bench.results.tables import render
 
         print(render(housekeeping.listing(arguments.results), "md"), end="")
+        _warn(arguments)
     elif arguments.action == "show":
         import json
 
@@ -54,9 +56,20 @@ def execute(arguments: argparse.Namespace) -> int:
             raise ConfigError("results export needs --out FILE, ending in .csv or .parquet")
         rows = housekeeping.export(arguments.results, arguments.out, arguments.keys, arguments.metric)
         print(f"{arguments.out}: {rows} records")
+        _warn(arguments)
     else:
         _compare(arguments)
     return 0
+
+
+def _warn(arguments: argparse.Namespace) -> None:
+    """Says which of the cells are not finished."""
+    from decomcam_bench.results.housekeeping import find_cell
+    from decomcam_bench.results.tables import unfinished
+
+    keys = [find_cell(arguments.results, key).key for key in arguments.keys] or None
+    for line in unfinished(arguments.results, keys):
+        print(line, file=sys.stderr)
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -230,3 +230,10 @@ CATALOGUE: dict[str, Entry] = {
         },
     ),
 }
+
+
+def variant_of(dataset: Any) -> Variant | None:
+    """The official variant that a data set is, or None for one of one's own."""
+    variants = CATALOGUE[dataset.name].variants.values() if dataset.name in CATALOGUE else ()
+    fits = (all(getattr(dataset, key) == value for key, value in variant.options.items()) for variant in variants)
+    return next((variant for variant, fit in zip(variants, fits, strict=True) if fit), None)

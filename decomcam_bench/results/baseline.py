@@ -2,7 +2,7 @@
 
     {"schema": 1, "version": ..., "cells": [{
         "key", "identity", "display", "n_expected", "n_failed",
-        "metrics": [{"key", "name", "identity",
+        "metrics": [{"key", "name", "identity", "n_failed", "n_skipped",
                      "columns": [{"name", "label", "direction", "value"}],
                      "images": [...], "image_values": {name: [...]}}]}]}
 
@@ -86,6 +86,7 @@ def _metric(cell: Cell, key: str, content: Mapping[str, Any], images: bool) -> d
         "name": content["name"],
         "identity": content["identity"],
         "n_failed": counts(records)["n_failed"],
+        "n_skipped": counts(records)["n_skipped"],
         "columns": [
             {
                 "name": column["name"],
@@ -157,16 +158,32 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
 
 def _check_shape(path: str | Path, content: Mapping[str, Any]) -> None:
     try:
-        if not content["cells"]:
-            raise ConfigError(f"--baseline {path}: has no cells, so nothing would be checked")
+        if not any(metric["columns"] for cell in content["cells"] for metric in cell["metrics"]):
+            what = "numbers" if content["cells"] else "cells"
+            raise ConfigError(f"--baseline {path}: has no {what}, so nothing would be checked")
         for cell in content["cells"]:
-            _ = cell["key"], cell["identity"], cell["n_expected"], cell["n_failed"]
+            _ = cell["key"], dict(cell["identity"]), cell["n_expected"], cell["n_failed"]
             _ = [cell["display"][name] for name in ("dataset", "model", "layer", "method", "rank")]
             for metric in cell["metrics"]:
-                _ = metric["key"], metric["name"], metric["identity"], metric["n_failed"]
+                _ = metric["key"], metric["name"], dict(metric["identity"])
+                _known(metric["n_failed"], metric.get("n_skipped", 0))
+                images = metric.get("images", [])
                 for column in metric["columns"]:
-                    _ = column["name"], column["label"], column["direction"], column["value"]
-    except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f"--baseline {path}: is damaged (no {error}); make it again with `baseline update`"
-        ) from error
+                    _ = column["name"], column["label"]
+                    if column["direction"] not in ("higher", "lower"):
+                        raise ValueError(f"direction {column['direction']!r} is neither higher nor lower")
+                    _known(*([] if column["value"] is None else [column["value"]]))
+                for name, values in metric.get("image_values", {}).items():
+                    _known(*(value for value in values if value is not None))
+                    if len(values) != len(images):
+                        raise ValueError(f"{len(values)} values of {name} for {len(images)} images")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"--baseline {path}: is damaged ({reason}); make it again with `baseline update`") from error
+
+
+def _known(*values: Any) -> None:
+    """Refuses what is no finite number: nothing is worse than NaN."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{value!r} is no number")

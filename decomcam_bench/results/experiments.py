@@ -16,6 +16,7 @@ from decomcam_bench.errors import ConfigError, DataError
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.plan import make_plan
 from decomcam_bench.results import figures, layout
+from decomcam_bench.results.statistics import check_resampling
 from decomcam_bench.results.store import Store
 from decomcam_bench.results.tables import directions, load_table, render
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
@@ -97,7 +98,12 @@ def reproduce(
         DataError: when no data set is there, or one is not and ``require_all`` is set.
     """
     experiment = read_experiment(name)
+    check_resampling(resamples)
     chosen, rest = _datasets(experiment, overrides)
+    if require_all:
+        for dataset in chosen:
+            for setting in load_config([f"dataset={dataset}", *(w for w in rest if w.startswith("dataset."))]).settings:
+                registry.build("dataset", setting.dataset)
     keys: list[str] = []
     skipped: dict[str, str] = {}
     computed = 0
@@ -109,7 +115,7 @@ def reproduce(
         except DataError as error:
             if require_all:
                 raise
-            skipped[dataset] = str(error)
+            skipped[dataset] = str(error).removeprefix(f"{dataset}: ")
             continue
         result = execute(plan)
         keys += result.keys

@@ -19,7 +19,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}", "]": "{]}", '"': r"\textquotedbl{}",
+    "[": "{[}", "]": "{]}", "*": "{*}", '"': r"\char34{}",
 }  # fmt: skip
 
 

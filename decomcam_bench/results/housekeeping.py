@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from decomcam_bench.metrics.base import Metric
 from decomcam_bench.results.statistics import Comparison, compare
 from decomcam_bench.results.store import RECORDS, Cell, Store
 from decomcam_bench.results.tables import IDENTITY, counts, is_complete, metric_values, order, reasons
-from decomcam_bench.results.values import evaluated, image_values, metric_of, metric_records
+from decomcam_bench.results.values import evaluated, find_metrics, image_values, metric_label, metric_of, metric_records
 
 EXPORTS = (".csv", ".parquet")
 
@@ -50,7 +51,7 @@ def listing(results: str | Path) -> pd.DataFrame:
         rows.append(
             {
                 **{name: cell.display[name] for name in IDENTITY},
-                "metrics": ", ".join(content["name"] for content in metrics.values()),
+                "metrics": ", ".join(metric_label(content) for content in metrics.values()),
                 "images": cell.images,
                 "parts": f"{have}/{cell.parts}",
                 "bytes": size,
@@ -62,6 +63,15 @@ def listing(results: str | Path) -> pd.DataFrame:
     )
 
 
+def commands(cell: Cell) -> list[str]:
+    """The commands that compute a cell again, for a shell: one, and one more for each metric with options."""
+    described = list(cell.metrics().values())
+    plain = [content["name"] for content in described if not content.get("overrides")]
+    metrics = [[f"metric={','.join(plain)}"]] if plain or not described else []
+    metrics += [[f"metric={c['name']}", *c["overrides"]] for c in described if c.get("overrides")]
+    return [shlex.join(["decomcam-bench", "run", *map(str, cell.display["overrides"]), *own]) for own in metrics]
+
+
 def describe(cell: Cell) -> dict[str, Any]:
     """Everything that the store knows of a cell, ready for JSON."""
     records = cell.read(RECORDS, lambda name: name in ("status", "reason"))
@@ -69,7 +79,7 @@ def describe(cell: Cell) -> dict[str, Any]:
     for key, content in cell.metrics().items():
         whole = is_complete(cell, key)
         own = metric_records(cell, key)
-        metrics[content["name"]] = {
+        metrics[metric_label(content)] = {
             "key": key,
             "complete": whole,
             **counts(own),
@@ -81,7 +91,7 @@ def describe(cell: Cell) -> dict[str, Any]:
         "key": cell.key,
         "folder": str(cell.folder),
         "labels": {name: cell.display[name] for name in IDENTITY},
-        "repeat": ["decomcam-bench", "run", *cell.display["overrides"]],
+        "repeat": commands(cell),
         "images": cell.images,
         "complete": is_complete(cell),
         **counts(records),
@@ -124,13 +134,13 @@ def compare_cells(first: Cell, second: Cell, metric: str | None = None) -> list[
     }
     if not shared:
         raise StoreError(f"cells {first.key} and {second.key} have no complete metric in common")
-    names = [content["name"] for content in shared.values()]
-    if metric is not None and metric not in names:
-        raise ConfigError(unknown("metric of both cells", metric, names))
+    chosen = list(shared) if metric is None else find_metrics(shared, metric)
+    if metric is not None and not chosen:
+        raise ConfigError(unknown("metric of both cells", metric, [metric_label(c) for c in shared.values()]))
     made = []
-    for key, content in shared.items():
-        if metric in (None, content["name"]):
-            made += _compare(metric_of(content), content, *(evaluated(metric_records(c, key)) for c in (first, second)))
+    for key in chosen:
+        both = [evaluated(metric_records(cell, key)) for cell in (first, second)]
+        made += _compare(metric_of(shared[key]), shared[key], both[0], both[1])
     return made
 
 
@@ -153,7 +163,7 @@ def _compare(metric: Metric, content: Any, before: pd.DataFrame, after: pd.DataF
 def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
     """Removes what an interrupted run left: cells without a finished part, damaged parts, temporary
     files. Unfinished cells with finished parts stay, for they are continued. A cell that is being
-    written is left alone.
+    written, or whose description is gone, is left alone.
 
     Returns:
         One line for each thing removed (or, with ``dry_run``, that would be).
@@ -170,11 +180,17 @@ def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
         except Timeout:
             lines.append(f"kept {entry.name}: it is being written")
             continue
+        except OSError as error:
+            lines.append(f"kept {entry.name}: cannot be written ({error.strerror})")
+            continue
         try:
             lines += _clean(store, entry, dry_run)
+        except OSError as error:
+            lines.append(f"kept {entry.name}: {error.filename} cannot be removed ({error.strerror})")
         finally:
             lock.release()
-            if not dry_run and not any(entry.glob("cell.json")):
+            # The lock itself may have made the folder again.
+            if not dry_run and not any(file.name != "lock" for file in entry.glob("*")):
                 shutil.rmtree(entry, ignore_errors=True)
     return lines
 
@@ -185,6 +201,8 @@ def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
     except StoreError as error:
         # Written by a newer version, or damaged: for the user to decide.
         return [f"kept {entry.name}: {error}"]
+    if cell is None and entry in store.orphans():
+        return [f"kept {entry.name}: has records but no cell.json; run its command again to restore it"]
     if cell is None or not any(cell.sealed(stream) for stream in (RECORDS, *cell.metrics())):
         if not dry_run:
             shutil.rmtree(entry)
@@ -202,7 +220,7 @@ def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
 def export(results: str | Path, out: str | Path, keys: Sequence[str] = (), metric: str | None = None) -> int:
     """Writes the records of cells as one long table: CSV or Parquet by the file's ending.
 
-    One row a pair and metric: the cell's labels and key, ``metric``, then the records' own columns;
+    One row a pair and metric: the cell's labels and key, ``metric`` with its options, then the records' own columns;
     values that a metric does not have are empty. Curves are JSON lists in CSV.
 
     Args:
@@ -219,20 +237,19 @@ def export(results: str | Path, out: str | Path, keys: Sequence[str] = (), metri
     out = Path(out)
     if out.suffix not in EXPORTS:
         raise ConfigError(f"--out {out}: must end in {' or '.join(EXPORTS)}")
-    cells = [find_cell(results, key) for key in keys] if keys else sorted(Store(results).cells(), key=order)
+    found = [find_cell(results, key) for key in keys] if keys else sorted(Store(results).cells(), key=order)
     frames, names = [], []
-    for cell in cells:
-        for key, content in cell.metrics().items():
-            names.append(content["name"])
-            if metric not in (None, content["name"]):
-                continue
+    for cell in {cell.key: cell for cell in found}.values():
+        metrics = cell.metrics()
+        names += [metric_label(content) for content in metrics.values()]
+        for key in metrics if metric is None else find_metrics(metrics, metric):
             records = cell.read(key)
-            records.insert(0, "metric", content["name"])
+            records.insert(0, "metric", metric_label(metrics[key]))
             for name in reversed(IDENTITY):
                 records.insert(0, name, cell.display[name])
             records.insert(0, "key", cell.key)
             frames.append(records)
-    if metric is not None and metric not in names:
+    if metric is not None and names and not frames:
         raise ConfigError(unknown("metric", metric, list(dict.fromkeys(names))))
     if not frames:
         raise StoreError(f"{results}: has no records to export")

@@ -52,7 +52,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def _split(values: str) -> list[str]:
-    """At commas outside of brackets: ``a[x=1,y=2],b`` has two."""
+    """At commas outside of brackets: ``a[x=1,y=2], b`` has two; blanks around a word are nobody's."""
     words, depth = [""], 0
     for sign in values:
         depth += (sign == "[") - (sign == "]")
@@ -60,7 +60,7 @@ def _split(values: str) -> list[str]:
             words.append("")
         else:
             words[-1] += sign
-    return words
+    return [word.strip() for word in words]
 
 
 def bare(label: str) -> str:
@@ -94,7 +94,7 @@ def choose(table: pd.DataFrame, rows: str | None, columns: str | None) -> pd.Dat
     Numbers keep their intervals and comparisons. Counts and the key stay unless columns are chosen.
     """
     own = numbers(table)
-    labels = _known("--rows", rows.split(","), [*IDENTITY, "key"]) if rows else list(IDENTITY)
+    labels = _known("--rows", _split(rows), [*IDENTITY, "key"]) if rows else list(IDENTITY)
     if columns:
         patterns = _split(columns)
         extra = [*COUNTS, *own]
@@ -125,7 +125,8 @@ def pivot(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """
     index = [column for column in IDENTITY if column in table.columns and column != name]
     if name not in table.columns or name not in IDENTITY:
-        raise ConfigError(unknown("--pivot column", name, [c for c in IDENTITY if c in table.columns]))
+        hint = "; add it to --rows" if name in IDENTITY else ""
+        raise ConfigError(unknown("--pivot column", name, [c for c in IDENTITY if c in table.columns]) + hint)
     values = [column for column in table.columns if column not in (*IDENTITY, *COUNTS)]
     keys = table[[*index, name]].astype(object).where(table[[*index, name]].notna(), "")
     double = keys[keys.duplicated(keep=False)]
@@ -138,7 +139,11 @@ def pivot(table: pd.DataFrame, name: str) -> pd.DataFrame:
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for place in range(len(table)):
         row = rows.setdefault(tuple(keys.iloc[place][index]), {column: table.iloc[place][column] for column in index})
-        row.update({f"{_text(keys.iloc[place][name])}: {value}": table.iloc[place][value] for value in values})
+        row.update({f"{_head(name, keys.iloc[place][name])}: {value}": table.iloc[place][value] for value in values})
     return pd.DataFrame(
-        list(rows.values()), columns=[*index, *(f"{head}: {value}" for value in values for head in heads)]
+        list(rows.values()), columns=[*index, *(f"{_head(name, head)}: {value}" for value in values for head in heads)]
     )
+
+
+def _head(name: str, value: Any) -> str:
+    return _text(value) or f"no {name}"

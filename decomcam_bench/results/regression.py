@@ -4,9 +4,10 @@
 pass            as good as the baseline, within the tolerance
 improved        better by more than the tolerance; `baseline update` would keep it
 regressed       worse by more than the tolerance
-failed          the number cannot be had any more, or more pairs fail than did
+failed          the number cannot be had any more, or more pairs fail or are skipped than were
 missing         the store does not have it, or not all of it
-incomparable    the store has something else in its place: the identity says in what
+incomparable    the store has something else in its place: the identity says in what; or its
+                records were made by other code than is installed
 =============== ==========================================================================
 
 Whether a number regressed is decided by the tolerance alone: over the same images any difference is
@@ -28,10 +29,11 @@ import pandas as pd
 import yaml
 
 from decomcam_bench import registry
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.errors import ConfigError, unknown
+from decomcam_bench.fingerprint import own_code
 from decomcam_bench.metrics.base import Column, Metric
 from decomcam_bench.results.statistics import Comparison, compare
-from decomcam_bench.results.store import Cell, Store
+from decomcam_bench.results.store import RECORDS, Cell, Store
 from decomcam_bench.results.tables import counts, is_complete
 from decomcam_bench.results.values import evaluated, image_values, metric_of, metric_records
 
@@ -45,7 +47,7 @@ class Tolerances:
 
     Attributes:
         patterns: from a pattern of column names to ``absolute`` and ``relative``; the last match counts.
-        failures: share of pairs that may newly fail.
+        failures: share of pairs that may newly fail or be skipped.
     """
 
     patterns: Mapping[str, Mapping[str, float]]
@@ -58,6 +60,19 @@ class Tolerances:
             if fnmatchcase(column, pattern):
                 found = amounts
         return max(found.get("absolute", 0.0), found.get("relative", 0.0) * abs(value))
+
+
+def check_patterns(baseline: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuses a ``PATTERN=AMOUNT`` that no number of a baseline matches: a typing error would go unseen.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    names = list(dict.fromkeys(c["name"] for cell in baseline["cells"] for m in cell["metrics"] for c in m["columns"]))
+    for override in overrides:
+        pattern = override.partition("=")[0]
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"--tolerance {override}: " + unknown("number", pattern, names))
 
 
 def read_tolerances(choice: str = "default", overrides: Sequence[str] = ()) -> Tolerances:
@@ -148,13 +163,17 @@ def exit_status(findings: Sequence[Finding]) -> int:
     return 2 if states & {"missing", "incomparable"} else 0
 
 
-def check(baseline: Mapping[str, Any], results: str | Path, tolerances: Tolerances) -> list[Finding]:
+def check(
+    baseline: Mapping[str, Any], results: str | Path, tolerances: Tolerances, any_code: bool = False
+) -> list[Finding]:
     """Judges every number of a baseline.
 
     Args:
         baseline: from :func:`decomcam_bench.results.baseline.read_baseline`.
         results: root of the store.
         tolerances: from :func:`read_tolerances`.
+        any_code: also judge records that other code made than is installed. A finished cell is not
+            computed again, so a store that was there before a change says nothing of the change.
     """
     store = Store(results)
     cells = {cell.key: cell for cell in store.cells()}
@@ -168,9 +187,21 @@ def check(baseline: Mapping[str, Any], results: str | Path, tolerances: Toleranc
         elif not is_complete(cell):
             why = f"{len(cell.present('records'))} of {cell.parts} parts are there; run its command again"
             findings.append(Finding(known["display"], known["key"], "", "missing", why=why))
+        elif not any_code and _stale(known, cell):
+            why = (
+                "its records were made by other code than is installed; run its command again into an empty folder, "
+                "or judge them all the same with --any-code"
+            )
+            findings.append(Finding(known["display"], known["key"], "", "incomparable", why=why))
         else:
             findings += _cell(known, cell, tolerances)
     return findings
+
+
+def _stale(known: Mapping[str, Any], cell: Cell) -> bool:
+    """Whether other code made what is to be judged; parts that do not say who made them are believed."""
+    streams = (RECORDS, *(metric["key"] for metric in known["metrics"]))
+    return any(cell.made_by(stream) - {own_code()} for stream in streams)
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
@@ -189,7 +220,7 @@ _NOTHING = object()
 
 
 def _short(value: Any) -> str:
-    text = "(not there)" if value is _NOTHING else "(none)" if value is None else str(value)
+    text = "(not there)" if value is _NOTHING else "(none)" if value in (None, "") else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
@@ -251,15 +282,22 @@ def _metric(
     metric, good = metric_of(content), evaluated(records)
     values = metric.aggregate(good)
     each = image_values(metric.image_sums(good)) if len(good) else pd.DataFrame()
-    newly = counts(records)["n_failed"] - before["n_failed"]
-    broken = newly > tolerances.failures * max(1, len(records))
+    now_lost = counts(records)
+    # Baselines of old do not say how many pairs were skipped.
+    lost = {
+        word: now_lost[name] - before.get(name, now_lost[name])
+        for name, word in (("n_failed", "fail than did"), ("n_skipped", "are skipped than were"))
+    }
+    broken = next((word for word, more in lost.items() if more > tolerances.failures * max(1, len(records))), "")
     found = []
     for column in before["columns"]:
         now = values.get(column["name"], math.nan)
         state, tolerance = _judge(column, now, tolerances)
         why = ""
         if state != "regressed" and broken:
-            state, why = "failed", f"{newly} pairs more fail than did: {_main_reason(records)}"
+            status = "failed" if broken.startswith("fail") else "skipped"
+            reason = _main_reason(records[records["status"] == status])
+            state, why = "failed", f"{lost[broken]} pairs more {broken}: {reason}"
         elif state == "failed":
             why = f"the number cannot be computed any more: {_main_reason(records)}"
         made = finding(column, state, value=None if math.isnan(now) else now, tolerance=tolerance, why=why)

@@ -23,6 +23,7 @@ from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.results import figures, formats, layout
 from decomcam_bench.results.experiments import chosen_numbers, with_labels
 from decomcam_bench.results.gallery import Gallery, make_gallery
+from decomcam_bench.results.housekeeping import commands
 from decomcam_bench.results.store import RECORDS, Cell, Store
 from decomcam_bench.results.tables import directions, load_table, reasons, unfinished
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
@@ -265,13 +266,11 @@ def _gallery(cells: Sequence[Cell], overrides: Sequence[str]) -> Gallery:
 
 
 def _provenance(cell: Cell) -> dict[str, Any]:
-    metrics = [content["name"] for content in cell.metrics().values()]
-    repeat = " ".join(["decomcam-bench run", *map(str, cell.display["overrides"]), f"metric={','.join(metrics)}"])
     return {
         "key": cell.key,
         "label": " ".join(
             str(cell.display[n]) for n in ("method", "layer", "rank", "dataset", "model") if cell.display[n]
         ),
-        "repeat": repeat,
+        "repeat": "\n".join(commands(cell)),
         "identity": json.dumps(cell.identity, indent=2, sort_keys=True),
     }

@@ -122,7 +122,14 @@ def _over_blocks(blocks: Iterator[np.ndarray], combine: Combine) -> dict[str, np
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _check(resamples: int, level: float = LEVEL) -> None:
+def check_resampling(resamples: int, seed: int = 0, level: float = LEVEL) -> None:
+    """Refuses what cannot be resampled.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed={seed}: must be at least 0")
     if resamples < 1:
         raise ConfigError(f"resamples={resamples}: must be at least 1")
     if not 0 < level < 1:
@@ -158,9 +165,9 @@ def bootstrap(sums: ImageSums, resamples: int = RESAMPLES, seed: int = 0, level:
         One interval a column; its ends are NaN for fewer than two images.
 
     Raises:
-        ConfigError: for a number of resamples below 1, or a level outside (0, 1).
+        ConfigError: for a number of resamples below 1, a negative seed, or a level outside (0, 1).
     """
-    _check(resamples, level)
+    check_resampling(resamples, seed, level)
     estimates = sums.aggregate()
     images = len(sums.image_ids)
     if images < 2:
@@ -200,7 +207,7 @@ def compare(
     Returns:
         One comparison a column.
     """
-    _check(resamples, level)
+    check_resampling(resamples, seed, level)
     ours, theirs, left_out = _common(records, reference)
     if not len(ours):
         nan = float("nan")

@@ -33,9 +33,16 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from decomcam_bench.errors import StoreError
+from decomcam_bench.fingerprint import own_code
 
 SCHEMA = 1
 RECORDS = "records"
+#: Columns that every part has.
+_PAIR = frozenset({"position", "image_id", "class_id", "status", "reason"})
+#: In the metadata of a part: which code made it, and how many records it has.
+_CODE = b"decomcam_bench_code"
+_ROWS = b"decomcam_bench_rows"
+_AGAIN = "delete the file and run the same command again"
 
 
 def key_of(identity: Mapping[str, Any]) -> str:
@@ -85,9 +92,9 @@ class Cell:
         return self.stream(stream) / f"part-{number:05d}.{suffix}"
 
     def sealed(self, stream: str) -> set[int]:
-        """Numbers of the parts of a stream that can be read to the end."""
+        """Numbers of the parts of a stream that can be read to the end; none of a metric that is not described."""
         folder = self.stream(stream)
-        if not folder.is_dir():
+        if not folder.is_dir() or not (stream in (RECORDS, "maps") or (folder / "metric.json").is_file()):
             return set()
         numbers = {int(file.stem[5:]) for file in folder.glob("part-*.*") if file.stem[5:].isdigit()}
         return {number for number in numbers if number < self.parts and self._whole(stream, number)}
@@ -107,11 +114,27 @@ class Cell:
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pa.ArrowException):
             return False
 
+    def made_by(self, stream: str) -> set[str]:
+        """The code that made the parts of a stream, as :func:`~decomcam_bench.fingerprint.own_code`;
+        parts that do not say are left out."""
+        found = set()
+        for number in self.present(stream):
+            with contextlib.suppress(OSError, ValueError):
+                found.add((pq.read_schema(self.part(stream, number)).metadata or {}).get(_CODE, b"").decode())
+        return found - {""}
+
     def metrics(self) -> dict[str, dict[str, Any]]:
         """The metrics of the cell by key: what their ``metric.json`` says, oldest name first."""
         found = {}
         for file in sorted((self.folder / "metrics").glob("*/metric.json")):
-            found[file.parent.name] = _read_json(file)
+            content = _read_json(file)
+            with _described(file):
+                columns = [(column["name"], column["label"], column["direction"]) for column in content["columns"]]
+                _ = str(content["name"]), dict(content["config"]), columns[0]
+                key = key_of(content["identity"])
+            if key != file.parent.name:
+                raise StoreError(f"{file}: describes metric {key}, not {file.parent.name}; {_AGAIN}")
+            found[file.parent.name] = content
         return dict(sorted(found.items(), key=lambda item: (item[1].get("position", 0), item[0])))
 
     def read(self, stream: str, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
@@ -138,23 +161,30 @@ class Cell:
         path = self.part(stream, number)
         try:
             file = pq.ParquetFile(path, page_checksum_verification=True)
+            if _PAIR - set(file.schema_arrow.names):
+                raise ValueError("a column is missing")
+            rows = str(file.metadata.num_rows).encode()
+            if (file.schema_arrow.metadata or {}).get(_ROWS, rows) != rows:
+                raise ValueError("rows are missing")
             columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
             table = file.read(columns)
             own, newer = _check(table.schema, self.key, stream, number), _schema_of(table.schema) > SCHEMA
             pandas_metadata = table.schema.pandas_metadata
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
-            ) from error
+            raise StoreError(f"{path}: damaged ({_said(error)}); {_AGAIN}") from error
         if newer:
             raise StoreError(
                 f"{path}: written by a newer decomcam-bench (schema {_schema_of(table.schema)}, this one reads "
                 f"{SCHEMA}); upgrade with pip install -U decomcam-bench"
             )
         if not own or not pandas_metadata:
-            raise StoreError(f"{path}: belongs to another cell or part; delete the file and run again")
+            raise StoreError(f"{path}: belongs to another cell or part; {_AGAIN}")
         # Parts differ in what their metadata say of themselves.
         return table.replace_schema_metadata({b"pandas": table.schema.metadata[b"pandas"]})
+
+
+def _said(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else type(error).__name__
 
 
 def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
@@ -167,18 +197,46 @@ def _schema_of(schema: pa.Schema) -> int:
     return int(json.loads(said)["schema"]) if said else 0
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
+    """What :func:`write_json` wrote.
+
+    Raises:
+        StoreError: when it cannot be read, is too new, or is not what was written.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         newer = content.get("schema", 0) > SCHEMA
+        digest = content.pop("digest", None)
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); delete its folder and run again") from error
+        raise StoreError(f"{path}: cannot be read ({error}); {remedy}") from error
     if newer:
         raise StoreError(
             f"{path}: written by a newer decomcam-bench (schema {content['schema']}, this one reads {SCHEMA}); "
             f"upgrade with pip install -U decomcam-bench"
         )
+    if digest is not None and digest != key_of(content):
+        raise StoreError(f"{path}: was changed after it was written; {remedy}")
     return content
+
+
+@contextlib.contextmanager
+def _described(path: Path) -> Iterator[None]:
+    """What is missing of a description, or is of the wrong kind, as one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        raise StoreError(f"{path}: is damaged ({type(error).__name__}: {error}); {_AGAIN}") from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A disk that is full or read-only as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or name another results folder"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -196,14 +254,15 @@ def _temporary(path: Path) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a JSON file whole or not at all, with a digest that tells when it was changed by hand."""
     temporary = _temporary(path)
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=2, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as stream:
+            json.dump({**content, "digest": key_of(content)}, stream, indent=2, sort_keys=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
 
 
 class Store:
@@ -219,15 +278,25 @@ class Store:
         if not file.is_file():
             return None
         content = _read_json(file)
-        try:
+        with _described(file):
             cell = Cell(folder, content["identity"], content["display"], content["images"], content["part_images"])
-        except KeyError as error:
-            raise StoreError(f"{file}: has no {error}; delete the folder and run again") from error
+            _ = [cell.display[name] for name in ("dataset", "model", "layer", "method", "overrides")]
+            _ = cell.parts, int(cell.display["rank"] or 0), dict(cell.identity)
         if key_of(cell.identity) != key:
             raise StoreError(
-                f"{file}: describes cell {key_of(cell.identity)}, not {key}; delete the folder and run again"
+                f"{file}: describes cell {key_of(cell.identity)}, not {key}; give the folder that name or delete it"
             )
         return cell
+
+    def orphans(self) -> list[Path]:
+        """Folders with parts whose description is gone: of cells, and of metrics of cells."""
+        folders = [*self.root.glob("cells/*"), *self.root.glob("cells/*/metrics/*")]
+        return [
+            folder
+            for folder in sorted(folders)
+            if not (folder / ("metric.json" if folder.parent.name == "metrics" else "cell.json")).is_file()
+            and any(folder.rglob("part-*"))
+        ]
 
     def cells(self) -> list[Cell]:
         """All cells, sorted by key."""
@@ -245,11 +314,7 @@ class Store:
             return existing
         cell = Cell(self.root / "cells" / key, identity, display, images, part_size(images))
         content = {"identity": identity, "display": display, "images": images, "part_images": cell.part_images}
-        try:
-            write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
-        except OSError as error:
-            reason = f"results={self.root}: cannot be written ({error.strerror}); name another folder"
-            raise StoreError(reason) from error
+        write_json(cell.folder / "cell.json", {"schema": SCHEMA, "key": key, **content})
         return cell
 
     @contextlib.contextmanager
@@ -262,13 +327,14 @@ class Store:
         with contextlib.ExitStack() as stack:
             for cell in sorted(cells, key=lambda cell: cell.key):
                 lock = FileLock(str(cell.folder / "lock"))
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    raise StoreError(
-                        f"cell {cell.key} ({self.root}) is being written by {_holder(cell.folder)}; wait for it, "
-                        f"or use another results folder"
-                    ) from None
+                with _writing(cell.folder / "lock"):
+                    try:
+                        lock.acquire(timeout=0)
+                    except Timeout:
+                        raise StoreError(
+                            f"cell {cell.key} ({self.root}) is being written by {_holder(cell.folder)}; wait for it, "
+                            f"or use another results folder"
+                        ) from None
                 stack.callback(lock.release)
                 write_json(
                     cell.folder / "holder.json",
@@ -297,7 +363,7 @@ class Store:
 
     def runs(self) -> list[dict[str, Any]]:
         """Past runs, oldest first."""
-        return [_read_json(file) for file in sorted((self.root / "runs").glob("*.json"))]
+        return [_read_json(file, "delete the file") for file in sorted((self.root / "runs").glob("*.json"))]
 
 
 def _holder(folder: Path) -> str:
@@ -316,18 +382,25 @@ def seal(cell_parts: list[tuple[Cell, str, int, pd.DataFrame | Mapping[str, np.n
     Args:
         cell_parts: (cell, stream, part number, records), or arrays for the stream ``maps``.
     """
-    renames = []
-    for cell, stream, number, content in cell_parts:
-        path = cell.part(stream, number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
-        with open(temporary, "wb") as file:
-            _writer(cell, stream, number, content)(file)
-            file.flush()
-            os.fsync(file.fileno())
-        renames.append((temporary, path))
-    for temporary, path in renames:
-        temporary.replace(path)
+    renames: list[tuple[Path, Path]] = []
+    try:
+        for cell, stream, number, content in cell_parts:
+            path = cell.part(stream, number)
+            temporary = _temporary(path)
+            renames.append((temporary, path))
+            with _writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(temporary, "wb") as file:
+                    _writer(cell, stream, number, content)(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+        for temporary, path in renames:
+            with _writing(path):
+                temporary.replace(path)
+    except StoreError:
+        for temporary, _ in renames:
+            temporary.unlink(missing_ok=True)
+        raise
     for folder in {path.parent for _, path in renames}:
         _sync_folder(folder)
 
@@ -340,5 +413,6 @@ def _writer(
         return lambda file: np.savez(file, **arrays)
     said = json.dumps({"schema": SCHEMA, "cell": cell.key, "stream": stream, "part": number})
     table = pa.Table.from_pandas(content, preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"decomcam_bench": said.encode()})
+    own = {b"decomcam_bench": said.encode(), _CODE: own_code().encode(), _ROWS: str(len(content)).encode()}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
     return lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True)

@@ -13,7 +13,7 @@ import pandas as pd
 from decomcam_bench.errors import ConfigError, StoreError, unknown
 from decomcam_bench.metrics.sums import ImageSums
 from decomcam_bench.results.store import RECORDS, Cell, Store
-from decomcam_bench.results.values import evaluated, metric_of, metric_records
+from decomcam_bench.results.values import evaluated, find_metrics, metric_label, metric_of, metric_records
 
 #: Columns that identify a row, in front of the metrics.
 IDENTITY = ("dataset", "model", "layer", "method", "rank")
@@ -30,24 +30,28 @@ def load_records(results: str | Path, key: str, metric: str | None = None) -> pd
     Args:
         results: root of the store.
         key: of the cell.
-        metric: name (or key) of a metric; None for the records of the maps themselves.
+        metric: name (or key) of a metric, with its options where there are several of that name:
+            ``pointing[tolerance=0]``; None for the records of the maps themselves.
 
     Returns:
         Columns ``position`` (of the image in the run), ``image_id``, ``class_id``, ``class_name``,
         ``status`` (``ok``, ``skipped`` or ``failed``), ``reason``, and the metric's values.
 
     Raises:
-        StoreError: when there is no such cell or metric, or a part is damaged.
+        StoreError: when there is no such cell or metric, several are meant, or a part is damaged.
     """
     cell = Store(results).cell(key)
     if cell is None:
         raise StoreError(f"{results}: has no cell {key}; `decomcam-bench table` lists the keys")
     if metric is None:
         return cell.read(RECORDS)
-    for metric_key, content in cell.metrics().items():
-        if metric in (metric_key, content["name"]):
-            return cell.read(metric_key)
-    names = [content["name"] for content in cell.metrics().values()]
+    metrics = cell.metrics()
+    found = find_metrics(metrics, metric)
+    if len(found) == 1:
+        return cell.read(found[0])
+    names = [metric_label(content) for content in metrics.values()]
+    if found:
+        raise StoreError(f"cell {key}: several metrics are {metric}; name one of {', '.join(names)}")
     raise StoreError(f"cell {key}: " + unknown("metric", metric, names))
 
 
@@ -137,8 +141,8 @@ def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
 
 
 def is_complete(cell: Cell, stream: str = RECORDS) -> bool:
-    """Whether all parts of a stream are there; whoever reads a damaged one gets an error."""
-    return len(cell.present(stream)) == cell.parts
+    """Whether all parts of a stream and of the maps' records are there; whoever reads a damaged one gets an error."""
+    return all(len(cell.present(name)) == cell.parts for name in {RECORDS, stream})
 
 
 def counts(records: pd.DataFrame) -> dict[str, int]:
@@ -188,7 +192,7 @@ def _row(cell: Cell, details: bool, sums: SumsOf) -> dict[str, Any]:
 
 
 def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
-    """One line for each cell that is not finished."""
+    """One line for each cell that is not finished, or (where no keys are named) whose description is gone."""
     store = Store(results)
     cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
     lines = []
@@ -201,6 +205,11 @@ def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[s
                 f"cell {cell.key} ({cell.display['method']} on {cell.display['dataset']}) is unfinished: "
                 f"{have} of {cell.parts} parts; run its command again to finish it"
             )
+    if keys is None:
+        lines += [
+            f"{folder}: has records but no description, and is left out; run its command again to restore it"
+            for folder in store.orphans()
+        ]
     return lines
 
 

@@ -23,6 +23,18 @@ def metric_of(content: Mapping[str, Any]) -> Metric:
     return registry.build("metric", content["config"])
 
 
+def metric_label(content: Mapping[str, Any]) -> str:
+    """The name of a metric with the options that tell it from others of that name: ``pointing[tolerance=0]``."""
+    column = content["columns"][0]
+    return str(content["name"]) + str(column["label"]).removeprefix(str(column["name"]))
+
+
+def find_metrics(contents: Mapping[str, Mapping[str, Any]], word: str) -> list[str]:
+    """Keys of the metrics that a word means: by key or label, else all of that name."""
+    exact = [key for key, content in contents.items() if word in (key, metric_label(content))]
+    return exact or [key for key, content in contents.items() if content["name"] == word]
+
+
 def without_curves(name: str) -> bool:
     """Whether a value is no curve; what aggregates read."""
     return not name.endswith("_curve")

@@ -70,6 +70,22 @@ def test_missing_data_sets_are_named_and_skipped(
         reproduce("localization", [f"results={tmp_path}"])
 
 
+def test_what_is_wrong_is_said_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DECOMCAM_BENCH_DATA", str(tmp_path / "no"))
+    words = ["reproduce", "ablation_rank", "method=center", "limit=2", "workers=0", f"results={tmp_path / 's'}"]
+    for wrong, says in (
+        (["dataset=toybox,voc", "--require-all"], "voc"),
+        (["dataset=toybox", "--resamples", "0"], "resamples=0"),
+    ):
+        assert main([*words, *wrong]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "s" / "cells").exists()
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'localization'"):
         reproduce("localisation")

@@ -12,7 +12,14 @@ from decomcam_bench.cli import main
 from decomcam_bench.errors import ConfigError, StoreError
 from decomcam_bench.results.baseline import make_baseline, read_baseline, write_baseline
 from decomcam_bench.results.findings import as_markdown, as_text
-from decomcam_bench.results.regression import Tolerances, check, differences, exit_status, read_tolerances
+from decomcam_bench.results.regression import (
+    Tolerances,
+    check,
+    check_patterns,
+    differences,
+    exit_status,
+    read_tolerances,
+)
 from tests.results.stores import pairs, write_cell
 
 IMAGES = 40
@@ -132,6 +139,28 @@ def test_pairs_that_newly_fail_are_a_failure_even_if_the_mean_rises(baseline: di
     assert check(baseline, tmp_path / "now", Tolerances({"*": {"absolute": 0.01}}, failures=0.2))[0].state == "improved"
 
 
+def test_pairs_that_are_newly_skipped_are_a_failure(baseline: dict, tmp_path: Path) -> None:
+    records = pairs(IMAGES, energy=np.linspace(0.2, 0.8, IMAGES))
+    records.loc[:7, ["status", "reason", "energy"]] = ["skipped", "too small", np.nan]
+    write_cell(tmp_path / "now", "good", {"energy": records}, rank=10)
+    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    assert (finding.state, finding.why) == ("failed", "8 pairs more are skipped than were: too small")
+    del baseline["cells"][0]["metrics"][0]["n_skipped"]
+    assert judged(baseline, tmp_path / "now") == ("improved", 0)
+
+
+def test_records_of_other_code_are_not_judged(
+    baseline: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cell(tmp_path / "now", "good", energies(), rank=10)
+    monkeypatch.setattr("decomcam_bench.results.regression.own_code", lambda: "changed")
+    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    assert (finding.state, exit_status([finding])) == ("incomparable", 2)
+    assert "other code than is installed" in finding.why
+    (finding,) = check(baseline, tmp_path / "now", STRICT, any_code=True)
+    assert finding.state == "pass"
+
+
 def test_no_pair_left_is_a_failure(baseline: dict, tmp_path: Path) -> None:
     records = pairs(IMAGES, energy=np.nan).assign(status="failed", reason="zero_map")
     write_cell(tmp_path / "now", "good", {"energy": records}, rank=10)
@@ -203,6 +232,48 @@ def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str, says: 
     (tmp_path / "base.json").write_text(text)
     with pytest.raises(ConfigError, match=says):
         read_baseline(tmp_path / "base.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"value": float("nan")}, "nan is no number"),
+        ({"value": float("inf")}, "inf is no number"),
+        ({"value": "0.5"}, "'0.5' is no number"),
+        ({"value": True}, "True is no number"),
+        ({"direction": "up"}, "neither higher nor lower"),
+    ],
+)
+def test_a_number_that_nothing_can_be_worse_than_is_refused(
+    baseline: dict, tmp_path: Path, change: dict, says: str
+) -> None:
+    baseline["cells"][0]["metrics"][0]["columns"][0].update(change)
+    (tmp_path / "base.json").write_text(json.dumps(baseline))
+    with pytest.raises(ConfigError, match=says):
+        read_baseline(tmp_path / "base.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"columns": []}, "has no numbers"),
+        ({"images": ["one"]}, f"{IMAGES} values of energy for 1 images"),
+        ({"image_values": {"energy": ["x"]}}, "'x' is no number"),
+        ({"n_failed": "0"}, "'0' is no number"),
+        ({"identity": None}, "is damaged"),
+    ],
+)
+def test_a_metric_that_cannot_be_compared_is_refused(baseline: dict, tmp_path: Path, change: dict, says: str) -> None:
+    baseline["cells"][0]["metrics"][0].update(change)
+    (tmp_path / "base.json").write_text(json.dumps(baseline))
+    with pytest.raises(ConfigError, match=says):
+        read_baseline(tmp_path / "base.json")
+
+
+def test_a_tolerance_that_matches_nothing_is_refused(baseline: dict) -> None:
+    check_patterns(baseline, ["energy=0.1", "en*=0.1"])
+    with pytest.raises(ConfigError, match="did you mean 'energy'"):
+        check_patterns(baseline, ["enrgy=0.1"])
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -20,7 +22,9 @@ from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
 from decomcam_bench.results.gallery import pick
+from decomcam_bench.results.housekeeping import describe
 from decomcam_bench.results.report import write_report
+from decomcam_bench.results.store import Store, write_json
 from tests.results.stores import pairs, write_cell
 
 HOSTILE = 'x"><script>document.title="hacked"</script><img src=x onerror=alert(1)> $a_{ $'
@@ -113,12 +117,40 @@ def test_pairs_are_picked_by_worst_disagreement_and_best() -> None:
     assert "largest disagreement" not in pick({"a": focus}, "a", 2)
 
 
+def test_commands_to_repeat_name_every_option_and_can_be_pasted(tmp_path: Path) -> None:
+    words = ["method=center", "metric=energy,pointing", "metric.tolerance=0,15", "limit=3", "workers=0"]
+    (key,) = run(load_config([*words, "device=cpu", f"results={tmp_path / 's'}"])).keys
+    cell = Store(tmp_path / "s").cell(key)
+    assert cell is not None
+    commands = describe(cell)["repeat"]
+    assert [command.partition(" metric=")[2] for command in commands] == [
+        "energy,pointing",
+        "pointing metric.tolerance=0",
+    ]
+    for command in commands:
+        again = [*shlex.split(command)[2:], "workers=0", "device=cpu", f"results={tmp_path / 'again'}"]
+        assert run(load_config(again)).keys == [key]
+    repeated = Store(tmp_path / "again").cell(key)
+    assert repeated is not None
+    assert set(repeated.metrics()) == set(cell.metrics())
+    page = write_report(tmp_path / "s", tmp_path / "r.html", gallery=False, resamples=20).read_text()
+    assert "metric=pointing metric.tolerance=0" in page
+
+
+def test_a_run_that_says_little_is_shown_with_what_it_says(tmp_path: Path) -> None:
+    write_cell(tmp_path, "good", {"energy": pairs(20, energy=0.5)})
+    write_json(tmp_path / "runs" / "20260101-000000-1.json", {"schema": 1, "torch": "9.9"})
+    assert "<td>9.9</td>" in write_report(tmp_path, tmp_path / "r.html", gallery=False, resamples=20).read_text()
+
+
 def test_pictures_that_cannot_be_made_leave_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = write_cell(tmp_path, "good", {"energy": pairs(20, energy=0.5)})
     text = write_report(tmp_path, tmp_path / "r.html", resamples=20).read_text()
     assert "No pictures: the data set, the model or a method has changed" in text
     file = cell.folder / "cell.json"
-    file.write_text(file.read_text().replace('"overrides": []', '"overrides": ["dataset=voc"]'))
+    content = json.loads(file.read_text().replace('"overrides": []', '"overrides": ["dataset=voc"]'))
+    del content["digest"]
+    write_json(file, content)
     monkeypatch.setenv("DECOMCAM_BENCH_DATA", str(tmp_path / "nothing"))
     text = write_report(tmp_path, tmp_path / "r.html", resamples=20).read_text()
     assert "No pictures: the data set is not there" in text

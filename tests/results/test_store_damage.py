@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 from pathlib import Path
@@ -15,9 +16,9 @@ from decomcam_bench.cli import main
 from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
-from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, export, find_cell
-from decomcam_bench.results.store import RECORDS, Cell, Store
-from decomcam_bench.results.tables import load_table, unfinished
+from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, describe, export, find_cell
+from decomcam_bench.results.store import RECORDS, Cell, Store, seal
+from decomcam_bench.results.tables import load_records, load_table, unfinished
 from tests.results.stores import pairs, write_cell
 
 IMAGES = 40
@@ -47,6 +48,8 @@ def test_a_deleted_part_is_no_number_but_unfinished(cell: Cell, tmp_path: Path, 
         assert table["energy"].isna().all()
     else:
         assert table["n_expected"].tolist() == [24]
+        # 0.5 over 40 pairs beside a count of 24 would be two truths in one row.
+        assert table["energy"].isna().all()
     assert "2 of 3 parts" in unfinished(tmp_path)[0]
 
 
@@ -103,6 +106,92 @@ def test_a_damaged_description_is_refused(
 ) -> None:
     (cell.folder / "cell.json").write_text(text)
     assert "cell.json" in error_of(["table", "--results", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize("name", ["cell.json", "metric.json"])
+def test_an_edited_description_is_refused(cell: Cell, tmp_path: Path, name: str) -> None:
+    (file,) = cell.folder.rglob(name)
+    edits = {"cell.json": ('"method": "good"', '"method": "best"'), "metric.json": ('"higher"', '"lower"')}
+    assert edits[name][0] in file.read_text()
+    file.write_text(file.read_text().replace(*edits[name]))
+    with pytest.raises(StoreError, match="was changed after it was written; delete the file"):
+        load_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("cell.json", {"images": "40"}),
+        ("cell.json", {"part_images": 0}),
+        ("cell.json", {"display": {}}),
+        ("metric.json", {"columns": [{"name": "energy"}]}),
+        ("metric.json", {"columns": []}),
+        ("metric.json", {"config": None}),
+        ("metric.json", {"identity": {}}),
+    ],
+)
+def test_a_description_that_lacks_something_is_one_line(
+    cell: Cell, tmp_path: Path, name: str, change: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = cell.folder.rglob(name)
+    content = {**json.loads(file.read_text()), **change}
+    del content["digest"]  # as in a store that an older version wrote
+    file.write_text(json.dumps(content))
+    assert name in error_of(["table", "--results", str(tmp_path)], capsys)
+
+
+def test_a_part_without_a_column_is_refused(cell: Cell, tmp_path: Path) -> None:
+    table = pq.read_table(metric_part(cell))
+    pq.write_table(table.drop_columns(["status"]).replace_schema_metadata(table.schema.metadata), metric_part(cell))
+    with pytest.raises(StoreError, match="a column is missing"):
+        load_table(tmp_path)
+
+
+def test_a_part_without_all_its_rows_is_refused(cell: Cell, tmp_path: Path) -> None:
+    table = pq.read_table(metric_part(cell))
+    pq.write_table(table.slice(0, 3), metric_part(cell))
+    with pytest.raises(StoreError, match="rows are missing"):
+        load_table(tmp_path)
+
+
+def test_a_description_that_is_gone_is_named_kept_and_restored(tmp_path: Path) -> None:
+    words = ["method=center", "metric=energy", "limit=20", "workers=0", "device=cpu", f"results={tmp_path}"]
+    run(load_config(words))
+    before = load_table(tmp_path)
+    (cell,) = Store(tmp_path).cells()
+    part = metric_part(cell, 0)
+    for name in ("metric.json", "cell.json"):
+        (file,) = cell.folder.rglob(name)
+        file.unlink()
+        (line,) = unfinished(tmp_path)
+        assert str(file.parent) in line
+        collect_garbage(tmp_path)
+        assert part.is_file()
+        assert run(load_config(words)).computed_images == 0
+        pd.testing.assert_frame_equal(load_table(tmp_path), before)
+
+
+def test_a_disk_that_takes_no_more_is_one_line(cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    records = cell.read_part(RECORDS, 0)
+    metric_part(cell, 0).unlink()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match=r"part-00000.parquet: cannot be written \(No space left"):
+        seal([(cell, next(iter(cell.metrics())), 0, records)])
+    assert not list(cell.folder.rglob(".*.tmp"))
+    assert 0 not in cell.sealed(next(iter(cell.metrics())))
+
+
+def test_gc_of_a_folder_that_cannot_be_written_says_so(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("decomcam_bench.results.housekeeping.FileLock.acquire", refused)
+    assert collect_garbage(tmp_path) == [f"kept {cell.key}: cannot be written (Permission denied)"]
 
 
 def test_a_renamed_cell_is_refused(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,6 +304,33 @@ def test_export_has_every_record(tmp_path: Path, suffix: str) -> None:
     assert list(json.loads(curve) if isinstance(curve, str) else curve) == [1.0, 0.5]
 
 
+def test_metrics_of_one_name_are_told_apart_everywhere(tmp_path: Path) -> None:
+    words = ["method=center,random", "metric=pointing", "metric.tolerance=0,15", "limit=6", "workers=0"]
+    keys = run(load_config([*words, "device=cpu", f"results={tmp_path / 's'}"])).keys
+    cells = [find_cell(tmp_path / "s", key) for key in keys]
+    both = {"pointing", "pointing[tolerance=0]"}
+    assert set(describe(cells[0])["metrics"]) == both
+    assert {found.column for found in compare_cells(*cells)} == both
+    assert [found.column for found in compare_cells(*cells, "pointing[tolerance=0]")] == ["pointing[tolerance=0]"]
+    export(tmp_path / "s", tmp_path / "all.csv")
+    assert set(pd.read_csv(tmp_path / "all.csv")["metric"]) == both
+    exact = load_records(tmp_path / "s", keys[0], "pointing[tolerance=0]")
+    assert exact["hit"].mean() <= load_records(tmp_path / "s", keys[0], "pointing")["hit"].mean()
+    with pytest.raises(StoreError, match=r"unknown metric 'pionting'.*pointing\[tolerance=0\]"):
+        load_records(tmp_path / "s", keys[0], "pionting")
+
+
+def test_a_name_that_several_metrics_have_is_refused_where_one_is_needed(tmp_path: Path) -> None:
+    words = ["method=center", "metric=pointing", "metric.tolerance=0,5", "limit=4", "workers=0", "device=cpu"]
+    (key,) = run(load_config([*words, f"results={tmp_path}"])).keys
+    with pytest.raises(StoreError, match=r"several metrics are pointing; name one of pointing\[tolerance=0\]"):
+        load_records(tmp_path, key, "pointing")
+
+
+def test_a_key_named_twice_is_exported_once(cell: Cell, tmp_path: Path) -> None:
+    assert export(tmp_path, tmp_path / "out.csv", [cell.key, cell.key[:6]]) == IMAGES
+
+
 def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ["--results", str(tmp_path)]
     assert main(["results", "list", *root]) == 0
@@ -228,6 +344,7 @@ def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["export", "--out", "x.json"], "must end in .csv or .parquet"),
         (["export"], "needs --out"),
         (["export", "--out", "x.csv", "--metric", "enrgy"], "did you mean 'energy'"),
+        (["gc", "--results", str(tmp_path / "nowhere")], "no results there"),
     ):
-        assert says in error_of(["results", *words, *root], capsys)
+        assert says in error_of(["results", *root, *words], capsys)
     assert find_cell(tmp_path, cell.key[:3]).key == cell.key

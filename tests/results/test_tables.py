@@ -151,6 +151,9 @@ def test_where_sort_choose_pivot(store: Path) -> None:
     assert list(descending) == sorted(table["energy"], reverse=True)
     chosen = layout.choose(table, "method,dataset", "energy")
     assert list(chosen.columns) == ["method", "dataset", "energy"]
+    assert list(layout.choose(table, " method , dataset", "energy ").columns) == list(chosen.columns)
+    bare = layout.pivot(layout.choose(table.assign(layer=""), "method,dataset,layer", "energy"), "layer")
+    assert list(bare.columns) == ["dataset", "method", "no layer: energy"]
     wide = layout.pivot(chosen, "dataset")
     assert list(wide.columns) == ["method", "drawn: energy", "drawn[limit=40]: energy"]
     assert wide["drawn[limit=40]: energy"].notna().sum() == 2
@@ -184,7 +187,7 @@ def test_numbers_that_read_the_same_share_a_place() -> None:
     assert text.count(r"\underline{0.400}") == 1
 
 
-HOSTILE = r"a_b & 50% <script>alert(1)</script> ~^\{}#$ | [x]"
+HOSTILE = r"""*a_b "x" & 50% <script>alert(1)</script> ~^\{}#$ | [x]"""
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -223,7 +226,7 @@ def test_labels_are_escaped_everywhere(store: Path) -> None:
     read.feed(render(table, "html", store))
     assert "script" not in read.tags
     assert HOSTILE in read.text
-    assert r"a\_b \& 50\%" in render(table, "latex", store)
+    assert r"{*}a\_b \char34{}x\char34{} \& 50\%" in render(table, "latex", store)
     rows = [line for line in render(table, "md", store).splitlines() if "script" in line]
     assert len(rows) == 1
     assert rows[0].replace("\\|", "").count("|") == len(table.columns) + 1
@@ -255,7 +258,9 @@ def test_command_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--sort", "x"], "unknown --sort column"),
         (["--rows", "x"], "unknown --rows column"),
         (["--pivot", "energy"], "unknown --pivot column"),
+        (["--rows", "method", "--pivot", "dataset"], "valid: method; add it to --rows"),
         (["--intervals", "--resamples", "0"], "must be at least 1"),
+        (["--intervals", "--seed", "-1"], "seed=-1: must be at least 0"),
     ):
         assert main([*table, *wrong]) == 2
         error = capsys.readouterr().err
