@@ -165,7 +165,8 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
     for group in GROUPS:
         for key in options[group]:
             if key not in reached:
-                chosen_names = ", ".join(_choices(values, group, ["the default"]))
+                default = map(str, values.get(f"{group}.impl", ["the default"]))
+                chosen_names = ", ".join(_choices(values, group, [*default]))
                 raise ConfigError(_no_such_option(group, key, chosen_names, values))
     return RunConfig(tuple(settings), tuple(metrics), key_sets[0], tuple(overrides))
 
@@ -325,7 +326,8 @@ def _has_option(group: str, base: Mapping[str, Any], options: Mapping[str, Seque
 def _no_such_option(group: str, key: str, chosen: str, values: Mapping[str, Sequence[Any]]) -> str:
     name = key.partition(".")[2]
     valid: list[str] = []
-    for choice in _choices(values, group, registry.names(group)):
+    own_code = f"{group}.impl" in values
+    for choice in _choices(values, group, ["custom"] if own_code else registry.names(group)):
         config = registry.read(group, choice) if choice in registry.names(group) else {}
         impl = str(values.get(f"{group}.impl", [config.get("impl", "")])[0])
         own = [f.name for f in fields(registry.implementation(group, impl))] if ":" in impl else []

@@ -22,7 +22,7 @@ from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
 from decomcam_bench.kept import pack, work_of
-from decomcam_bench.methods.base import Explanation
+from decomcam_bench.methods.base import Explanation, explained
 from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Work
 from decomcam_bench.models.clip import Passes
 from decomcam_bench.models.geometry import Geometry
@@ -250,7 +250,7 @@ class _Part:
                 evidences[share] = self.maker.evidence(batch, *share, frozenset().union(*needs))
             stopwatch = _Stopwatch(self.group.model.device)
             with torch.no_grad():
-                explanations = first.method.explain(evidences[share], [cell.rank for cell in cells])
+                explanations = explained(first.method, evidences[share], [cell.rank for cell in cells])
             seconds, peak = stopwatch.stop()
             channels = evidences[share].image_activations.shape[1]
             for cell in cells:
@@ -270,7 +270,7 @@ class _Part:
     ) -> None:
         size = (self.group.model.input_size, self.group.model.input_size)
         # In float32 before upsampling, as maps are kept, so that those read back are the same.
-        explanation = dataclasses.replace(explanation, native=explanation.native.float())
+        explanation = dataclasses.replace(explanation, native=explanation.native.detach().float())
         maps = explanation.maps(size)
         reasons = _reasons(maps, explanation)
         valid = torch.tensor([not reason for reason in reasons], device=maps.device)

@@ -28,6 +28,12 @@ class ModelError(UserError):
     """A model, its weights or a layer that cannot be had."""
 
 
+class MethodError(UserError):
+    """A method that raises, or answers with something that is no explanation."""
+
+    exit_status = 1
+
+
 class StoreError(UserError):
     """A results store that is damaged, too new, or held by another process."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decomcam_bench.datasets.base import Target
 from decomcam_bench.errors import ConfigError, ModelError, unknown
-from decomcam_bench.methods.base import EXTRAS, Evidence, Method
+from decomcam_bench.methods.base import EXTRAS, Evidence, Method, explained
 from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, similarity_to_score
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.towers import LayerState
@@ -219,7 +219,7 @@ class EvidenceMaker:
                     [batch.geometries[image] for image in batch.image_of.tolist()],
                     batch.region,
                 )
-                explanation = method.explain(self.evidence(changed, layer, method.score, method.needs), [rank])[rank]
+                explanation = explained(method, self.evidence(changed, layer, method.score, method.needs), [rank])[rank]
                 maps = explanation.maps((images.shape[-2], images.shape[-1]))
             self.model.passes.metric_scored += passes.backbone + passes.head + passes.method_scored
             return maps

@@ -27,7 +27,7 @@ from decomcam_bench.datasets.base import Target
 from decomcam_bench.datasets.images import read_image
 from decomcam_bench.errors import ConfigError, DataError, did_you_mean
 from decomcam_bench.evidence import Batch, EvidenceMaker, check_needs
-from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method
+from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method, explained
 from decomcam_bench.models.clip import ClipModel, TextBank, resolve_device
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import label
@@ -340,7 +340,7 @@ class _Session:
                 evidences[share] = maker.evidence(batch, one.layer, one.method.score, frozenset(EXTRAS))
             ranks = [other.rank for other in asked if other.shared == one.shared]
             with torch.no_grad():
-                done[one.shared] = one.method.explain(evidences[share], ranks)
+                done[one.shared] = explained(one.method, evidences[share], ranks)
         return [self._answer(one, done[one.shared][one.rank], similarity) for one in asked]
 
     def _resolve(self, setting: Setting) -> _Asked:

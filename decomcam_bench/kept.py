@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 from decomcam_bench.errors import StoreError
-from decomcam_bench.mapfiles import file_stem
+from decomcam_bench.mapfiles import SUFFIXES, file_stem
 from decomcam_bench.methods.base import Explanation
 from decomcam_bench.metrics.base import MapMetric, Metric, Work
 from decomcam_bench.results.store import RECORDS, Cell
@@ -130,7 +130,8 @@ def export(cell: Cell, folder: Path) -> int:
     They are float32 .npy at the model's input resolution.
 
     Raises:
-        StoreError: when the cell has kept no maps, not all of them, or the folder cannot be written.
+        StoreError: when the cell has kept no maps, not all of them, or the folder cannot be written or
+            holds maps of other pairs, which would be scored with these.
     """
     missing = sorted(set(range(cell.parts)) - cell.sealed("maps"))
     if missing:
@@ -141,6 +142,7 @@ def export(cell: Cell, folder: Path) -> int:
     count = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_others(cell, folder)
         for part in range(cell.parts):
             kept, names = read_maps(cell, part), image_ids(cell.read_part(RECORDS, part))
             for start in range(0, len(kept.native), CHUNK):
@@ -152,6 +154,17 @@ def export(cell: Cell, folder: Path) -> int:
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
     return count
+
+
+def _refuse_others(cell: Cell, folder: Path) -> None:
+    own: set[str] = set()
+    for part in range(cell.parts):
+        records = cell.read_part(RECORDS, part)
+        ok = records[records["status"] == "ok"]
+        own.update(f"{file_stem(*pair)}.npy" for pair in zip(ok["image_id"], ok["class_id"], strict=True))
+    others = [file.name for file in folder.iterdir() if file.suffix in SUFFIXES and file.name not in own]
+    if others:
+        raise StoreError(f"--out {folder}: holds other maps already, such as {min(others)}; name an empty folder")
 
 
 def image_ids(records: pd.DataFrame) -> dict[int, str]:

@@ -175,7 +175,7 @@ def _plan_cell(
     choices: Sequence[MetricChoice],
     store: Store,
 ) -> PlannedCell:
-    method: Method = registry.build("method", setting.method)
+    method = _method(setting)
     layer = ""
     if method.uses_layer:
         layer = group.model.tower.canonical(
@@ -227,9 +227,16 @@ def _plan_cell(
     return planned
 
 
+def _method(setting: Setting) -> Method:
+    method = registry.build("method", setting.method)
+    if not isinstance(method, Method):
+        raise ConfigError(f"method.impl={setting.method['impl']}: no subclass of decomcam_bench.methods.base.Method")
+    return method
+
+
 def _possible(setting: Setting, dataset: Dataset) -> bool:
     """Whether the data set has what a method reads of its annotation; the oracle needs some."""
-    method: Method = registry.build("method", setting.method)
+    method = _method(setting)
     return "object_masks" not in method.needs or bool(dataset.available & _ANNOTATION)
 
 

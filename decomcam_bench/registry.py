@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,10 @@ def implementation(group: str, path: str) -> type:
         raise ConfigError(f"{group}.impl={path}: cannot import '{module_name}' ({error})") from error
     except (AttributeError, ValueError) as error:
         raise ConfigError(f"{group}.impl={path}: no such class; write it as 'package.module:Class'") from error
+    except (Exception, SystemExit) as error:  # whatever code from elsewhere raises when it is imported
+        raise ConfigError(f"{group}.impl={path}: '{module_name}' raises {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise ConfigError(f"{group}.impl={path}: not a dataclass; its fields are the options of a {group}")
     return found
 
 
@@ -80,7 +85,10 @@ def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-    template = OmegaConf.structured(implementation(group, config["impl"]))
+    try:
+        template = OmegaConf.structured(implementation(group, config["impl"]))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}.impl={config['impl']}: {str(error).splitlines()[0]}") from error
     given = {key: value for key, value in config.items() if key not in DESCRIPTIVE}
     fields = [key for key in template if key != "name"]
     if "name" in template:
@@ -102,4 +110,10 @@ def build(group: str, config: Mapping[str, Any]) -> Any:
         ConfigError: as :func:`options`, or for a value that the class refuses.
         UserError: when what it describes cannot be had.
     """
-    return implementation(group, config["impl"])(**options(group, config))
+    found = implementation(group, config["impl"])
+    try:
+        return found(**options(group, config))
+    except (TypeError, ValueError) as error:
+        if found.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        raise ConfigError(f"{group}.impl={config['impl']}: {error}") from error

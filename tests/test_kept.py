@@ -270,6 +270,17 @@ def test_export_of_maps_that_were_not_kept(bench, tmp_path, capsys) -> None:
     assert "run it with save_maps=true" in capsys.readouterr().err
 
 
+def test_export_beside_other_maps_is_refused(stores, tmp_path, capsys) -> None:
+    """A pair that has no map of its own would be scored with the one that lies there."""
+    kept, _, _, _, _, table, _ = stores
+    words = ["data", "export-maps", table["key"].iloc[0], "--results", str(kept), "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert main(words) == 0
+    np.save(tmp_path / "other__0.npy", np.ones((2, 2)))
+    assert main(words) == 2
+    assert "holds other maps already, such as other__0.npy" in capsys.readouterr().err
+
+
 def test_the_list_of_pairs(tmp_path) -> None:
     assert main(["data", "export-pairs", "limit=5", "--out", str(tmp_path / "deep" / "pairs.csv")]) == 0
     with open(tmp_path / "deep" / "pairs.csv", newline="") as stream:

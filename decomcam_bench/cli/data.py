@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
 
     check = actions.add_parser("verify", help="check a folder: exit status 0 if it is sound, 1 if not")
     check.add_argument("name", help="name of the data set")
-    check.add_argument("options", nargs="*", metavar="key=value", help="options of the data set, such as year=2012")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="options of the data set, such as year=2012")
     check.add_argument("--root", help="its folder; default: looked for in the data folder")
     check.add_argument("--fast", action="store_true", help="read the headers of images only, decode nothing")
     check.add_argument("--all", action="store_true", help="show every finding, not the first ten of each kind")
@@ -177,7 +177,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from decomcam_bench.datasets.catalogue import variant_of
     from decomcam_bench.datasets.verify import verify
 
-    options = _parse(arguments.options)
+    options = _parse(arguments.overrides)
     if arguments.root is not None:
         options["root"] = arguments.root
     dataset = _open(arguments.name, options)
@@ -204,6 +204,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     name = arguments.variant or next(iter(entry.variants))
     if name != "all" and name not in entry.variants:
         raise ConfigError(unknown(f"variant of {arguments.name}", name, [*entry.variants, "all"]))
+    if arguments.root == "":
+        raise ConfigError("--root: empty; name the target folder")
     root = Path(arguments.root).expanduser() if arguments.root else data_folder() / arguments.name
     archives = Path(arguments.archives).expanduser() if arguments.archives else None
     preparation = Preparation(root, arguments.mirror, archives, arguments.keep_archives)
@@ -214,6 +216,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         missing += preparation.run(variant)
     if not missing:
         for variant in chosen:
+            _check_layout(arguments.name, {**variant.options, "root": str(root)})
             options = "".join(f" dataset.{key}={value}" for key, value in variant.options.items())
             print(f"ready: decomcam-bench run dataset={arguments.name} dataset.root={root}{options}")
         return 0
@@ -221,6 +224,16 @@ def _prepare(arguments: argparse.Namespace) -> int:
     for number, step in enumerate(entry.manual, start=1):
         print(f"  {number}. {step.format(root=root)}")
     return 1
+
+
+def _check_layout(name: str, options: dict[str, Any]) -> None:
+    """Opens what was unpacked; archives of another layout are noticed here and not in the first run."""
+    from decomcam_bench.errors import DataError
+
+    try:
+        _open(name, options)
+    except DataError as error:
+        raise DataError(f"the archives are unpacked, but not in the official layout: {error}") from error
 
 
 def _export_pairs(arguments: argparse.Namespace) -> int:
@@ -241,5 +254,5 @@ def _export_maps(arguments: argparse.Namespace) -> int:
     if cell is None:
         raise StoreError(f"--results {arguments.results}: no cell {arguments.cell}; the table ends with the keys")
     maps = export(cell, Path(arguments.out).expanduser())
-    print(f"{maps:,} maps in {arguments.out}; score them with method=files maps.dir={arguments.out}")
+    print(f"{maps:,} maps in {arguments.out}; score them with method=files method.dir={arguments.out}")
     return 0

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 
 from decomcam_bench.cli import add_command
+
+#: Reasons of failure that are printed; a damaged data set may have thousands.
+REASONS_SHOWN = 10
 
 _EXAMPLES = """\
   decomcam-bench run
@@ -55,8 +59,8 @@ def execute(arguments: argparse.Namespace) -> int:
         print(f"{result.computed_images} images in {result.seconds:.1f} s; passes: {counts}", file=sys.stderr)
     else:
         print("nothing to compute: the store has every record of this run", file=sys.stderr)
-    for reason, count in sorted(result.new_failures.items()):
-        print(f"{count} pairs failed: {reason}", file=sys.stderr)
+    for line in _failures(result.new_failures):
+        print(line, file=sys.stderr)
     if result.unusable:
         count = len(result.unusable)
         print(
@@ -68,3 +72,13 @@ def execute(arguments: argparse.Namespace) -> int:
     print(render(table, arguments.format, config.keys.results), end="")
     hopeless = (table["n_expected"] > 0) & (table["n_evaluated"] == 0)
     return 1 if bool(hopeless.any()) else 0
+
+
+def _failures(reasons: Mapping[str, int]) -> Iterator[str]:
+    """One line a reason, the most frequent first; beyond :data:`REASONS_SHOWN` their number."""
+    shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    for reason, count in shown[:REASONS_SHOWN]:
+        yield f"{count} {'pair' if count == 1 else 'pairs'} failed: {reason}"
+    rest = [count for _, count in shown[REASONS_SHOWN:]]
+    if rest:
+        yield f"{sum(rest)} more failed, for {len(rest)} other reasons; `table --format json` gives them all"

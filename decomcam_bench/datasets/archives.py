@@ -11,7 +11,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from decomcam_bench.errors import DataError
@@ -20,7 +20,7 @@ from decomcam_bench.errors import DataError
 Progress = Callable[[int, int], None]
 
 
-def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None) -> int:
+def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None) -> list[str]:
     """Unpacks regular files and folders of an archive.
 
     Args:
@@ -30,7 +30,7 @@ def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Prog
         progress: told about every member.
 
     Returns:
-        The number of files written.
+        The names of the files written, relative to the folder.
 
     Raises:
         DataError: for a damaged archive, an unsafe member, or too little space on the disk.
@@ -50,7 +50,9 @@ def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Prog
         raise
 
 
-def _unpack_zip(archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequence[str], report: Progress) -> int:
+def _unpack_zip(
+    archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequence[str], report: Progress
+) -> list[str]:
     members = [info for info in opened.infolist() if not only or _matches(info.filename, only)]
     for info in members:
         _check_name(archive, info.filename)
@@ -58,7 +60,7 @@ def _unpack_zip(archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequ
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise DataError(f"{archive}: member '{info.filename}' is a link or a device; nothing was unpacked")
     _check_space(archive, folder, sum(info.file_size for info in members))
-    files = 0
+    files: list[str] = []
     for number, info in enumerate(members, start=1):
         target = _target(archive, folder, info.filename)
         if info.is_dir():
@@ -67,12 +69,14 @@ def _unpack_zip(archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequ
             target.parent.mkdir(parents=True, exist_ok=True)
             with opened.open(info) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-            files += 1
+            files.append(info.filename)
         report(number, len(members))
     return files
 
 
-def _unpack_tar(archive: Path, opened: tarfile.TarFile, folder: Path, only: Sequence[str], report: Progress) -> int:
+def _unpack_tar(
+    archive: Path, opened: tarfile.TarFile, folder: Path, only: Sequence[str], report: Progress
+) -> list[str]:
     if not hasattr(tarfile, "data_filter"):
         raise DataError("this Python unpacks no tar archive safely: update it to 3.10.12, 3.11.4, 3.12 or newer")
     members = [member for member in opened.getmembers() if not only or _matches(member.name, only)]
@@ -82,11 +86,11 @@ def _unpack_tar(archive: Path, opened: tarfile.TarFile, folder: Path, only: Sequ
             raise DataError(f"{archive}: member '{member.name}' is a link or a device; nothing was unpacked")
     _check_space(archive, folder, sum(member.size for member in members))
     folder.mkdir(parents=True, exist_ok=True)
-    files = 0
+    files: list[str] = []
     for number, member in enumerate(members, start=1):
         _target(archive, folder, member.name)
         opened.extract(member, folder, filter="data")
-        files += member.isreg()
+        files += [member.name] if member.isreg() else []
         report(number, len(members))
     return files
 
@@ -118,9 +122,3 @@ def _check_space(archive: Path, folder: Path, needed: int) -> None:
         raise DataError(
             f"{archive}: unpacked it needs {needed / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free"
         )
-
-
-def nested_archives(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Archives that an archive held, by name."""
-    for name in names:
-        yield from sorted(folder.rglob(name))

@@ -290,13 +290,16 @@ class Dataset(abc.ABC):
 def fingerprint_samples(samples: Iterable[Sample]) -> str:
     """SHA-256 (16 hex digits) over samples sorted by id, their sizes, boxes, flags and classes.
 
+    Of what cannot be used it holds that it cannot, and the pairs that are lost with it; not the
+    message, which names the place of a file.
     Masks and parts enter by their own content where they have a ``digest`` attribute (bytes) and
     by their number otherwise; a data set whose masks lie in one file may hash that file instead.
     """
     rows = []
     for sample in samples:
         digest = hashlib.sha256()
-        head = [sample.width, sample.height, sample.error]
+        head: list[Any] = [sample.width, sample.height, "unusable" if sample.error else ""]
+        head += [["lost", problem.class_id, problem.class_name] for problem in sample.lost]
         for target in sample.targets:
             head.append([target.class_id, target.class_name, target.text, len(target.masks), len(target.parts)])
             digest.update(np.ascontiguousarray(target.boxes).tobytes())

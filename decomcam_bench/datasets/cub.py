@@ -39,15 +39,18 @@ class CUB(FileDataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("dataset.split", self.split, SPLITS)
+        self._contradicted: dict[str, Path] = {}
         self._folder = self.find("CUB_200_2011/images.txt", "images.txt").parent
         names = self._table("classes.txt")
+        if self._contradicted or not all(names.values()):
+            raise DataError(f"{self._folder / 'classes.txt'}: a class without a name, or with two; is the file whole?")
         numbers = sorted(names, key=lambda number: int(number) if number.isdecimal() else 0)
         self._class_of = {number: class_id for class_id, number in enumerate(numbers)}
         self._class_names = tuple(clean_name(names[number][0]) for number in numbers)
         split = self._table("train_test_split.txt")
         wanted = {"test": "0", "train": "1"}.get(self.split)
         rows = _rows(self._folder / "images.txt")
-        chosen = [row for row in rows if wanted is None or split.get(row[0], ("",))[0] in (wanted, "")]
+        chosen = [row for row in rows if wanted is None or _first(split.get(row[0])) in (wanted, "")]
         self._listed = [row[0] for row in chosen]
         self._paths = {row[0]: " ".join(row[1:]) for row in reversed(chosen)}
         self._image_ids, self._repeated = unique_ids(self._listed)
@@ -63,7 +66,12 @@ class CUB(FileDataset):
         ]
 
     def _table(self, name: str) -> dict[str, tuple[str, ...]]:
-        return {row[0]: tuple(row[1:]) for row in reversed(_rows(self._folder / name))}
+        """The lines of a file by their first word; remembers images that have two unlike ones."""
+        table: dict[str, tuple[str, ...]] = {}
+        for first, *rest in _rows(self._folder / name):
+            if table.setdefault(first, tuple(rest)) != tuple(rest):
+                self._contradicted.setdefault(first, self._folder / name)
+        return table
 
     def _read_parts(self) -> tuple[dict[str, str], dict[str, list[tuple[str, ...]]]]:
         """Part names, and part lines by image; both empty where the folder ``parts`` is missing."""
@@ -95,7 +103,8 @@ class CUB(FileDataset):
         """Hash of ids, classes, boxes and parts as they stand in the files; opens no image."""
         tables = (self._paths, self._labels, self._boxes, self._locations)
         rows = [(number, *(table.get(number) for table in tables)) for number in sorted(self._listed)]  # type: ignore[attr-defined]
-        return hashlib.sha256(repr((rows, self._class_names, self._parts)).encode()).hexdigest()[:16]
+        bad = [sorted(self._contradicted)] if self._contradicted else []
+        return hashlib.sha256(repr((rows, self._class_names, self._parts, *bad)).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self._listed)
@@ -112,9 +121,11 @@ class CUB(FileDataset):
         error = ""
         if self._repeated[index]:
             error = f"{self._folder / 'images.txt'}: image {number} is listed more than once"
-        elif self.split != "all" and number not in self._split:
+        elif number in self._contradicted:
+            error = f"{self._contradicted[number]}: two lines of image {number} contradict each other"
+        elif self.split != "all" and not self._split.get(number):
             error = f"{self._folder / 'train_test_split.txt'}: image {number} is in neither split"
-        label = self._labels.get(number, ("",))[0]
+        label = _first(self._labels.get(number))
         if not error and label not in self._class_of:
             error = f"{self._folder / 'image_class_labels.txt'}: image {number} has the unknown class '{label}'"
         try:
@@ -131,22 +142,23 @@ class CUB(FileDataset):
         except ValueError:
             gathering.refuse(f"image {number} has no box of four numbers", class_id, name)
         else:
-            gathering.add(class_id, name, (x, y, x + w, y + h), parts=self._visible(number, gathering))
+            parts = self._visible(number, gathering)
+            gathering.add(class_id, name, (x, y, x + w, y + h), parts=parts, label=f"image {number}")
         return gathering.sample()
 
     def _visible(self, number: str, gathering: Gathering) -> list[Part]:
-        parts = []
+        parts, file = [], str(self._folder / "parts" / "part_locs.txt")
         for row in self._locations.get(number, []):
             try:
                 part, x, y, visible = row[0], float(row[1]), float(row[2]), row[3] == "1"
                 name = self._parts[part]
             except (ValueError, IndexError, KeyError):
-                gathering.note(f"part_locs.txt: the line '{number} {' '.join(row)}' cannot be read")
+                gathering.note(f"the line '{number} {' '.join(row)}' cannot be read", file=file)
                 continue
             if visible and 0 <= x < gathering.width and 0 <= y < gathering.height:
                 parts.append(Part(name, point=(x, y)))
             elif visible:
-                gathering.note(f"part_locs.txt: {name} at ({x:g}, {y:g}) lies outside the image")
+                gathering.note(f"image {number}: {name} at ({x:g}, {y:g}) lies outside the image", file=file)
         return parts
 
 
@@ -157,6 +169,10 @@ def clean_name(name: str) -> str:
     'Black footed Albatross'
     """
     return re.sub(r"^\d+\.", "", name).replace("_", " ").strip()
+
+
+def _first(row: tuple[str, ...] | None) -> str:
+    return row[0] if row else ""
 
 
 def _rows(file: Path) -> list[list[str]]:

@@ -96,6 +96,8 @@ class Custom(FileDataset):
             raise DataError(f"{self._file}: no image in it")
         found: set[tuple[str, bool]] = {(row.name, row.free) for rows in self._rows for row in rows if not row.error}
         found.update((name, False) for name in self._json_names)
+        if not found:
+            raise DataError(f"{self._file}: no class and no text in it")
         self._classes = sorted(found)
         self._class_of = {key: number for number, key in enumerate(self._classes)}
         self._image_folder = self._find_images()
@@ -145,11 +147,7 @@ class Custom(FileDataset):
                 reader = csv.DictReader(handle)
                 columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
                 reader.fieldnames = columns
-                if "image" not in columns or not {"class", "text"} & set(columns):
-                    raise DataError(
-                        f"{self._file}: needs the columns image, class or text, x0, y0, x1, y1 (and mask); it has "
-                        f"{', '.join(columns) or 'none'}"
-                    )
+                _check_columns(self._file, columns)
                 lines = [(reader.line_num, row) for row in reader]
         except (OSError, UnicodeError, csv.Error) as unreadable:
             raise DataError(f"{self._file}: cannot be read ({unreadable})") from unreadable
@@ -215,7 +213,9 @@ class Custom(FileDataset):
                 mask = self._mask(row, width, height)
                 box = row.box if row.box is not None else _box_of(mask)
             except (ValueError, OSError) as unusable:
-                gathering.refuse(f"{row.label}: {unusable}", class_id, row.name)
+                reason = str(unusable)
+                named = reason.startswith(row.label)
+                gathering.refuse(reason if named else f"{row.label}: {reason}", class_id, row.name)
                 continue
             text = row.name if row.free else ""
             gathering.add(class_id, row.name, box, crowd=row.crowd, mask=mask, text=text, label=row.label)
@@ -269,6 +269,19 @@ def _json_row(row: dict[str, Any], names: dict[int, str]) -> _Row:
             error = str(unreadable)
     crowd = row.get("iscrowd") in (1, True)
     return _Row(row["label"], name, bool(text), box, None if empty else segmentation, "", crowd, error)
+
+
+def _check_columns(file: Path, columns: list[str]) -> None:
+    """Refuses a CSV that lacks a column, has half a box, or a column twice; others are ignored."""
+    boxed = [key for key in _BOX if key in columns]
+    located = len(boxed) == len(_BOX) or ("mask" in columns and not boxed)
+    used = [name for name in columns if name in ("image", "class", "text", "mask", *_BOX)]
+    complete = "image" in columns and bool({"class", "text"} & set(columns)) and located
+    if not complete or len(set(used)) < len(used):
+        raise DataError(
+            f"{file}: needs the columns image, class or text, x0, y0, x1, y1 (or mask, or both), each once and "
+            f"parted by commas; it has {', '.join(columns) or 'none'}"
+        )
 
 
 def _csv_row(number: int, line: dict[str, Any]) -> _Row:

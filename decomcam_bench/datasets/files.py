@@ -35,7 +35,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"file name '{name}' leads out of the data set's folder")
+        raise ValueError(f"file name '{name}' leads out of {folder}, to which it must be relative")
     return path
 
 
@@ -197,9 +197,9 @@ class Gathering:
             {"box": box, "difficult": difficult, "crowd": crowd, "mask": mask, "parts": tuple(parts), "text": text}
         )
 
-    def note(self, reason: str, class_id: int = -1, class_name: str = "") -> None:
-        """Notes something that was wrong and leaves its pair as it is."""
-        self.problems.append(Problem(self.file, self.image_id, reason, class_id, class_name))
+    def note(self, reason: str, class_id: int = -1, class_name: str = "", file: str = "") -> None:
+        """Notes something that was wrong, in another file if one is named, and leaves its pair as it is."""
+        self.problems.append(Problem(file or self.file, self.image_id, reason, class_id, class_name))
 
     def refuse(self, reason: str, class_id: int = -1, class_name: str = "") -> None:
         """Notes an instance that cannot be used; its pair is lost if no other instance is left."""

@@ -119,7 +119,7 @@ class ImageNet(LabelledImages):
             elif folder is not None and folder != item.name:
                 gathering.refuse(f"a box of {item.name}, but the image lies in the folder of {folder}", label, name)
             elif item.box is None:
-                gathering.refuse("an object without a box", label, name)
+                gathering.refuse("an object without a box of four numbers", label, name)
             else:
                 x0, y0, x1, y1 = item.box
                 gathering.add(label, name, (x0, y0, x1 + 1, y1 + 1))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from decomcam_bench.datasets.base import Sample
+from decomcam_bench.datasets.base import Problem, Sample
 from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, unique_ids
 from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.images import image_size
@@ -37,6 +37,7 @@ class LabelledImages(FileDataset):
         """Takes the images in their order: as the metadata, if any, list them, and as ids show them."""
         self._listed, self._shown = listed, shown
         self._image_ids, self._repeated = unique_ids(shown)
+        self._problems = self._metadata.orphans() if self._metadata else []
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -45,6 +46,10 @@ class LabelledImages(FileDataset):
 
     def worded(self, names: str) -> Sequence[str]:
         return WNIDS[: len(self._class_names)] if names == "wnid" else self._class_names
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return self._problems
 
     def __len__(self) -> int:
         return len(self._listed)
@@ -91,8 +96,8 @@ def add_boxes(gathering: Gathering, label: int, name: str, rows: list[str]) -> N
     """Adds the boxes of an image from wsolevaluation's lines; an image without one is noted."""
     for row in rows:
         try:
-            gathering.add(label, name, half_open(row))
+            gathering.add(label, name, half_open(row), label=gathering.image_id)
         except ValueError as error:
-            gathering.refuse(str(error), label, name)
+            gathering.refuse(f"{gathering.image_id}: {error}", label, name)
     if not rows:
         gathering.refuse(f"no box for '{gathering.image_id}'", label, name)

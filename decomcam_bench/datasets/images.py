@@ -81,6 +81,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
+    image.info.pop("transparency", None)  # or Pillow warns of what alpha is dropped here
     return np.array(image.convert("RGB"))
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from decomcam_bench.datasets.archives import nested_archives, unpack
+from decomcam_bench.datasets.archives import unpack
 from decomcam_bench.datasets.catalogue import Archive, Variant
 from decomcam_bench.datasets.download import fetch, verify_checksum
 from decomcam_bench.errors import DataError
 
 Say = Callable[[str], None]
+#: Files of an archive whose presence shows that it is still unpacked.
+WITNESSES = 20
 
 
 @dataclass
@@ -41,7 +43,12 @@ class Preparation:
         Raises:
             DataError: for a failed download, a damaged archive, or too little space.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        if self.archives is not None and not self.archives.is_dir():
+            raise DataError(f"--archives {self.archives}: no such folder")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"--root {self.root}: cannot be made a folder ({error.strerror}); name another") from error
         missing = []
         for archive in variant.archives:
             if self._is_done(archive):
@@ -51,8 +58,9 @@ class Preparation:
             if file is None:
                 missing.append(archive)
                 continue
-            self._place(archive, file)
-            self._mark(archive)
+            brought = self._place(archive, file)
+            if brought:
+                self._mark(archive, brought)
             if own and not self.keep:
                 file.unlink(missing_ok=True)
         return [archive for archive in missing if not archive.optional]
@@ -64,7 +72,7 @@ class Preparation:
         return self._store() / "done.json"
 
     def _done(self) -> dict[str, list[str]]:
-        """What was unpacked: archive to the first files that it brought."""
+        """What was unpacked: archive to some of the files that it brought."""
         try:
             content = json.loads(self._marker().read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -75,10 +83,11 @@ class Preparation:
         place = self.root / archive.into
         if archive.plain:
             return (place / archive.file_name).is_file()
-        return archive.file_name in self._done() and place.is_dir()
+        brought = self._done().get(archive.file_name)
+        return bool(brought) and all((place / name).is_file() for name in brought or ())
 
-    def _mark(self, archive: Archive) -> None:
-        done = {**self._done(), archive.file_name: [archive.checksum or "unverified"]}
+    def _mark(self, archive: Archive, brought: list[str]) -> None:
+        done = {**self._done(), archive.file_name: brought[:: -(-len(brought) // WITNESSES)]}
         self._store().mkdir(parents=True, exist_ok=True)
         temporary = self._marker().with_suffix(".tmp")
         temporary.write_text(json.dumps(done, indent=1), encoding="utf-8")
@@ -117,24 +126,28 @@ class Preparation:
             raise DataError(f"{file}: damaged or of another version, its checksum is not {archive.checksum}; remove it")
         self.say(f"{archive.file_name}: found at {file}, {self._verdict(archive)}")
 
-    def _place(self, archive: Archive, file: Path) -> None:
+    def _place(self, archive: Archive, file: Path) -> list[str]:
+        """Puts the archive's content where it belongs; returns the names of its files, none for a plain one."""
         folder = self.root / archive.into
         folder.mkdir(parents=True, exist_ok=True)
         if archive.plain:
             temporary = folder / f"{archive.file_name}.tmp"
             temporary.write_bytes(file.read_bytes())
             temporary.replace(folder / archive.file_name)
-            return
+            return []
         files = self._unpack(file, folder, archive.only)
-        for inner in list(nested_archives(folder, archive.nested)):
-            files += self._unpack(inner, inner.parent, ())
+        for name in [name for name in files if PurePosixPath(name).name in archive.nested]:
+            inner = folder / name
+            files.remove(name)
+            files += [str(PurePosixPath(name).parent / one) for one in self._unpack(inner, inner.parent, ())]
             inner.unlink()
         if not files:
             raise DataError(f"{file}: holds none of {', '.join(archive.only) or 'the expected files'}")
-        self.say(f"{archive.file_name}: {files:,} files under {folder}")
+        self.say(f"{archive.file_name}: {len(files):,} files under {folder}")
+        return files
 
     @staticmethod
-    def _unpack(file: Path, folder: Path, only: tuple[str, ...]) -> int:
+    def _unpack(file: Path, folder: Path, only: tuple[str, ...]) -> list[str]:
         with tqdm(unit="file", desc=f"unpack {file.name}", leave=False) as bar:
 
             def advance(done: int, total: int) -> None:

@@ -92,9 +92,10 @@ def _look(dataset: Dataset, index: int, fast: bool) -> tuple[Sample, list[tuple[
             file = dataset.image_file(index)
             size = image_size(file)
             if sample.width and size != (sample.width, sample.height):
-                raise ValueError(f"{file}: {size} pixels, but its annotation says {(sample.width, sample.height)}")
+                stated = f"{sample.width} x {sample.height}"
+                raise ValueError(f"{file}: {size[0]} x {size[1]} pixels, but its annotation says {stated}")
     except (OSError, ValueError) as error:
-        if str(error) != sample.error:
+        if str(error) not in sample.error:
             found.append(("unreadable images", str(error)))
     if not fast:
         for target in sample.targets:

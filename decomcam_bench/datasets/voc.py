@@ -155,7 +155,7 @@ class VOC(FileDataset):
                 hint = did_you_mean(item.name, self._classes)
                 gathering.refuse(f"unknown class '{item.name}'{hint}", class_name=item.name)
             elif item.box is None:
-                gathering.refuse("an object without a box", class_id, item.name)
+                gathering.refuse("an object without a box of four numbers", class_id, item.name)
             else:
                 x0, y0, x1, y1 = item.box
                 mask = ObjectMask(picture, number, (width, height)) if masked and number < _VOID else None

@@ -6,9 +6,11 @@ are 0-based and inclusive: in ImageNet's files no far edge exceeds the width or 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from decomcam_bench.datasets.base import Problem
 from decomcam_bench.errors import DataError
 
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
@@ -21,7 +23,8 @@ class WsolMetadata:
     Attributes:
         folder: where they lie.
         ids: in the order of ``image_ids.txt``, repetitions included.
-        labels, sizes: what follows the id in the line.
+        labels, sizes: what follows the id in the line; two lines that contradict each other stand
+            side by side, and are refused when the sample is read.
         boxes: all lines of an image, without the id.
     """
 
@@ -39,8 +42,8 @@ class WsolMetadata:
             DataError: when a file is missing or no text.
         """
         metadata = WsolMetadata(folder, _lines(folder / "image_ids.txt"))
-        metadata.labels = dict(_split(_lines(folder / "class_labels.txt")))
-        metadata.sizes = dict(_split(_lines(folder / "image_sizes.txt")))
+        metadata.labels = _facts(_split(_lines(folder / "class_labels.txt")))
+        metadata.sizes = _facts(_split(_lines(folder / "image_sizes.txt")))
         for name, rest in _split(_lines(folder / "localization.txt")):
             metadata.boxes.setdefault(name, []).append(rest)
         return metadata
@@ -70,6 +73,16 @@ class WsolMetadata:
             raise ValueError(f"{self.folder / 'image_sizes.txt'}: '{image_id}' has the size '{self.sizes[image_id]}'")
         return int(parts[0]), int(parts[1])
 
+    def orphans(self) -> list[Problem]:
+        """Boxes of images that ``image_ids.txt`` does not list, as one problem."""
+        listed = set(self.ids)
+        strange = [name for name in self.boxes if name not in listed]
+        if not strange:
+            return []
+        count = sum(len(self.boxes[name]) for name in strange)
+        reason = f"{count} of its boxes belong to images that image_ids.txt does not list, the first to '{strange[0]}'"
+        return [Problem(str(self.folder / "localization.txt"), "", reason)]
+
     def raw(self, image_id: str) -> tuple[str | None, str | None, list[str] | None]:
         """Label, size and boxes of an image as they stand in the files; None for what they do not state."""
         return self.labels.get(image_id), self.sizes.get(image_id), self.boxes.get(image_id)
@@ -98,6 +111,13 @@ def _lines(file: Path) -> list[str]:
         return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeError) as error:
         raise DataError(f"{file}: cannot be read ({error})") from error
+
+
+def _facts(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, fact in lines:
+        found[name] = fact if found.get(name, fact) == fact else f"{found[name]} and {fact}"
+    return found
 
 
 def _split(lines: list[str]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.errors import ConfigError, MethodError, UserError
 from decomcam_bench.options import check_choice
 
 #: What :attr:`Evidence.extras` may hold beside images and activations, each a function:
@@ -31,6 +31,9 @@ from decomcam_bench.options import check_choice
 #: ``text_embeddings()``: (K, d), unit length, of all texts of the data set;
 #: ``class_ids()``: int64 (P,), each pair's own text among them.
 EXTRAS = ("attentions", "surgery_features", "text_embeddings", "class_ids")
+
+#: How native maps become maps at input resolution, see :class:`Explanation`.
+MODES = ("bilinear", "bicubic", "none")
 
 #: What a method may differentiate and score masked images with.
 SCORES = ("logits", "cosine", "softmax")
@@ -275,6 +278,49 @@ class Method(abc.ABC):
         if rank < 1:
             raise ConfigError(f"rank={rank}: must be at least 1")
         return rank
+
+
+def explained(
+    method: Method, evidence: Evidence, ranks: Sequence[int | None]
+) -> dict[int | None, Explanation]:
+    """What a method answers, checked.
+
+    Raises:
+        MethodError: when the method raises, or an answer is not what :class:`Explanation` says.
+    """
+    name = type(method).__name__
+    try:
+        answers = method.explain(evidence, ranks)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise MethodError(
+            f"method {name}: {type(error).__name__}: {text}; finished parts are kept, --debug shows where"
+        ) from error
+    for rank in ranks:
+        answer = answers.get(rank) if isinstance(answers, dict) else None
+        reason = _malformed(answer, len(evidence), evidence.input_size)
+        if reason:
+            raise MethodError(f"method {name}: {reason}; finished parts are kept")
+    return answers
+
+
+def _malformed(answer: Any, pairs: int, size: tuple[int, int]) -> str:
+    """What is wrong with the answer for one rank, or an empty string."""
+    if not isinstance(answer, Explanation):
+        return f"answers with {type(answer).__name__} instead of an Explanation"
+    native = answer.native
+    if not isinstance(native, Tensor):
+        return f"its native maps are {type(native).__name__} instead of a torch tensor"
+    shape = tuple(native.shape)
+    if native.ndim != 3 or len(native) != pairs or not all(shape[1:]):
+        return f"its native maps have shape {shape} instead of ({pairs}, h, w), one for each of {pairs} pairs"
+    if answer.mode not in MODES:
+        return f"unknown mode '{answer.mode}'; valid: {', '.join(MODES)}"
+    if answer.mode == "none" and shape[1:] != tuple(size):
+        return f"mode='none' is for maps of the input's {size[0]} x {size[1]}, these have {shape[1]} x {shape[2]}"
+    return ""
 
 
 class MapMethod(Method):

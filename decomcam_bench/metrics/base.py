@@ -174,8 +174,11 @@ class PairMap:
 
     @cached_property
     def total(self) -> float:
-        """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite."""
-        return float(cv2.sumElems(self.original)[0])
+        """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite.
+
+        Not by OpenCV, whose sum depends in its last bits on where the array lies in memory.
+        """
+        return float(self.original.astype(np.float64).sum())
 
     @cached_property
     def flaw(self) -> str:

@@ -25,7 +25,7 @@ from decomcam_bench.errors import DataError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
 from decomcam_bench.figures import blend, faded
-from decomcam_bench.methods.base import Explanation
+from decomcam_bench.methods.base import Explanation, explained
 from decomcam_bench.metrics.parts import overlaps
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, PlannedCell, make_plan
@@ -231,7 +231,10 @@ def _explain(group: Group, cells: Sequence[PlannedCell], positions: Sequence[int
         if not len(batch):
             continue
         with torch.no_grad():
-            made = [c.method.explain(maker.evidence(batch, c.layer, c.method.score), [c.rank])[c.rank] for c in cells]
+            made = [
+                explained(c.method, maker.evidence(batch, c.layer, c.method.score, c.method.needs), [c.rank])[c.rank]
+                for c in cells
+            ]
         picture = dataset.load_image(loaded.index)
         for pair, target in enumerate(batch.targets):
             found[position, target.class_id] = _Explained(

@@ -59,6 +59,87 @@ def test_what_is_wrong_with_it_is_one_line(example, words, message: str, tmp_pat
     assert error.count("\n") == 1
 
 
+OWN = """
+from dataclasses import dataclass
+import torch
+from decomcam_bench.methods.base import Cost, Explanation, MapMethod
+
+@dataclass
+class Mine(MapMethod):
+    what: str = ""
+    def __post_init__(self):
+        if self.what == "init":
+            raise ValueError("what is wrong")
+    def map(self, evidence):
+        maps = evidence.activations.sum(dim=1)
+        return {
+            "raise": lambda: 1 / 0,
+            "tensor": lambda: maps,
+            "array": lambda: Explanation(maps.numpy()),
+            "channels": lambda: Explanation(evidence.activations),
+            "pairs": lambda: Explanation(maps[:1]),
+            "mode": lambda: Explanation(maps, mode="cubic"),
+            "size": lambda: Explanation(maps, mode="none"),
+            "grad": lambda: Explanation(torch.enable_grad()(torch.mul)(maps, torch.ones(1, requires_grad=True))),
+        }[self.what]()
+    def cost(self, rank, channels):
+        return Cost()
+
+@dataclass
+class NoMethod:
+    what: str = ""
+
+class NoCost(MapMethod):
+    def map(self, evidence):
+        return None
+
+def function():
+    pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Modules ``own`` and ``broken`` to import, and the words of a small run."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("def x(:")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield ["limit=3", "metric=pointing", "workers=0", "device=cpu", f"results={tmp_path / 'store'}"]
+    for name in ("own", "broken"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["own:Mine", "method.what=init"], 2, "method.impl=own:Mine: what is wrong"),
+        (["own:Mine", "method.what=raise"], 1, "method Mine: ZeroDivisionError: division by zero;"),
+        (["own:Mine", "method.what=tensor"], 1, "Tensor instead of an Explanation"),
+        (["own:Mine", "method.what=array"], 1, "ndarray instead of a torch tensor"),
+        (["own:Mine", "method.what=channels"], 1, "shape (4, 512, 5, 5) instead of (4, h, w)"),
+        (["own:Mine", "method.what=pairs"], 1, "shape (1, 5, 5) instead of (4, h, w)"),
+        (["own:Mine", "method.what=mode"], 1, "unknown mode 'cubic'"),
+        (["own:Mine", "method.what=size"], 1, "mode='none' is for maps of the input's 160 x 160"),
+        (["own:Mine", "method.wat=1"], 2, "own:Mine has no option 'wat' (did you mean 'what'?); valid: score, what"),
+        (["own:NoMethod"], 2, "no subclass of decomcam_bench.methods.base.Method"),
+        (["own:NoCost"], 2, "method.impl=own:NoCost: Can't instantiate"),
+        (["own:function"], 2, "method.impl=own:function: not a dataclass"),
+        (["broken:Mine"], 2, "method.impl=broken:Mine: 'broken' raises SyntaxError"),
+    ],
+)
+def test_errors_of_the_users_code_name_it(own, words, status: int, message: str, capsys) -> None:
+    impl, *options = words
+    assert main(["run", f"method.impl={impl}", *options, *own]) == status
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("decomcam-bench: ")
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_maps_that_carry_a_gradient_are_taken(own) -> None:
+    assert main(["run", "method.impl=own:Mine", "method.what=grad", *own]) == 0
+
+
 def test_custom_needs_an_implementation(capsys, tmp_path) -> None:
     assert main(["run", "method=custom", "limit=1", f"results={tmp_path}"]) == 2
     assert "method.impl=package.module:Class" in capsys.readouterr().err

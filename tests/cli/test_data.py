@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from decomcam_bench.cli import main
 from decomcam_bench.cli.data import add_parser, execute
 from decomcam_bench.datasets import catalogue
 from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
@@ -160,6 +162,42 @@ def test_prepare_unpacks_archives_in_archives(
     assert data("verify", "partimagenet") == 0
 
 
+def test_prepare_leaves_other_archives_of_that_name_alone(
+    home: Path, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.write_partimagenet(tmp_path / "inner", layouts.scenes(3, one_object=True), in_folders=True)
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "test.zip").write_bytes(_zip_of(tmp_path / "inner"))
+    _offer(monkeypatch, files, "partimagenet", "test", {"PartImageNet_OOD.zip": _zip_of(tmp_path / "outer")}, 3)
+    mine = home / "partimagenet" / "photos" / "test.zip"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"of somebody")
+    assert data("prepare", "partimagenet", "--mirror", files.url) == 0
+    assert mine.read_bytes() == b"of somebody"
+    assert not (home / "partimagenet" / "test.zip").exists()
+
+
+def test_prepare_brings_back_what_was_deleted(
+    home: Path, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.write_voc(tmp_path / "made", layouts.scenes(3), 2007, "test")
+    _offer(monkeypatch, files, "voc", "2007", {"VOCtest_06-Nov-2007.tar": _tar_of(tmp_path / "made")}, 3)
+    assert data("prepare", "voc", "--mirror", files.url) == 0
+    shutil.rmtree(home / "voc" / "VOCdevkit")
+    assert data("prepare", "voc", "--mirror", files.url) == 0
+    assert data("verify", "voc", f"classes=[{','.join(CLASS_NAMES)}]") == 0
+
+
+def test_prepare_notices_another_layout(
+    home: Path, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made" / "elsewhere").mkdir(parents=True)
+    (tmp_path / "made" / "elsewhere" / "a.jpg").write_bytes(b"x")
+    _offer(monkeypatch, files, "voc", "2007", {"VOCtest_06-Nov-2007.tar": _tar_of(tmp_path / "made")}, 3)
+    with pytest.raises(DataError, match="not in the official layout: voc: no VOC2007/ImageSets/Main"):
+        data("prepare", "voc", "--mirror", files.url)
+
+
 def test_prepare_cub(home: Path, tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     single = {n: s for n, s in layouts.scenes(8, one_class=True).items() if len(s.instances) == 1}
     layouts.write_cub(tmp_path / "made", single)
@@ -235,6 +273,21 @@ def test_refusals(home: Path) -> None:
         data("verify", "voc", "yaer=2012")
     with pytest.raises(DataError, match="decomcam-bench data prepare voc"):
         data("verify", "voc")
+    with pytest.raises(ConfigError, match="--root: empty"):
+        data("prepare", "voc", "--root", "")
+    with pytest.raises(DataError, match=r"--archives .*nowhere: no such folder"):
+        data("prepare", "voc", "--archives", str(home / "nowhere"))
+    home.mkdir()
+    (home / "file").write_text("")
+    with pytest.raises(DataError, match=r"--root .*file: cannot be made a folder"):
+        data("prepare", "voc", "--root", str(home / "file"))
+
+
+def test_options_may_follow_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = layouts.write_voc(tmp_path, layouts.scenes(2))
+    classes = f"classes=[{','.join(CLASS_NAMES)}]"
+    assert main(["data", "verify", "voc", "--root", str(root), "year=2012", "split=val", classes, "--fast"]) == 1
+    assert "2 images, officially 5,823" in capsys.readouterr().out
 
 
 def test_verify_toybox(capsys: pytest.CaptureFixture[str]) -> None:

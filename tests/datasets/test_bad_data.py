@@ -371,6 +371,25 @@ def test_imagenet_damage(tmp_path: Path) -> None:
     assert not dataset.sample(3).error
 
 
+def test_imagenet_metadata_that_contradict_themselves(tmp_path: Path) -> None:
+    root = layouts.write_imagenet(tmp_path, layouts.scenes(3, one_class=True))
+    folder = root / "wsol_metadata" / "ILSVRC" / "test"
+    names = (folder / "image_ids.txt").read_text().split()
+    label = (folder / "class_labels.txt").read_text().split()[1].rpartition(",")[2]
+    with (folder / "class_labels.txt").open("a") as handle:
+        handle.write(f"\n{names[0]},999\n{names[1]},{label}\n")
+    with (folder / "localization.txt").open("a") as handle:
+        handle.write(f"\nval/strange.JPEG,1,2,3,4\n{names[1]},900,900,950,950\n")
+    dataset = ImageNet(root=str(root))
+    assert " and 999'" in dataset.sample(0).error
+    assert not dataset.sample(1).error
+    assert dataset.sample(1).problems[0].reason.startswith(f"{dataset.image_id(1)}: box ")
+    assert not dataset.sample(2).problems
+    (orphan,) = dataset.problems
+    assert orphan.reason.startswith("1 of its boxes")
+    assert "val/strange.JPEG" in orphan.reason
+
+
 def test_imagenet_xml_damage(tmp_path: Path) -> None:
     drawn = layouts.scenes(4, one_class=True)
     root = layouts.write_imagenet(tmp_path, drawn, xml=True, folders=True)
@@ -439,6 +458,26 @@ def test_cub_damage(tmp_path: Path) -> None:
     dataset.image_file(4).unlink()
     assert "no such image" in dataset.sample(4).error
     assert all(not dataset.sample(index).error for index in range(5, len(dataset)))
+
+
+def test_cub_lines_that_are_cut_or_contradict_each_other(tmp_path: Path) -> None:
+    drawn = {n: s for n, s in layouts.scenes(14, one_class=True).items() if len(s.instances) == 1}
+    folder = layouts.write_cub(tmp_path, drawn) / "CUB_200_2011"
+    sound = CUB(root=str(tmp_path)).fingerprint
+    with (folder / "bounding_boxes.txt").open("a") as handle:
+        handle.write("\n1 1 1 2 2\n")
+    dataset = CUB(root=str(tmp_path))
+    assert dataset.fingerprint != sound
+    assert "bounding_boxes.txt: two lines of image 1 contradict" in dataset.sample(0).error
+    labels = (folder / "image_class_labels.txt").read_text().splitlines()
+    (folder / "image_class_labels.txt").write_text("\n".join([labels[0], "2", *labels[2:]]))
+    dataset = CUB(root=str(tmp_path))
+    assert "image 2 has the unknown class ''" in dataset.sample(1).error
+    assert not dataset.sample(2).error
+    with (folder / "classes.txt").open("a") as handle:
+        handle.write("\n201\n")
+    with pytest.raises(DataError, match=r"classes.txt: a class without a name"):
+        CUB(root=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -530,10 +569,24 @@ def test_a_changed_annotation_changes_the_fingerprint(tmp_path: Path) -> None:
 
 def test_the_fingerprint_does_not_depend_on_place_or_order(tmp_path: Path) -> None:
     drawn = layouts.scenes(3)
-    first = _voc(layouts.write_voc(tmp_path / "a", drawn))
-    backwards = _voc(layouts.write_voc(tmp_path / "b", dict(reversed(drawn.items()))))
+    places = [
+        layouts.write_voc(tmp_path / "a", drawn),
+        layouts.write_voc(tmp_path / "b", dict(reversed(drawn.items()))),
+    ]
+    first, backwards = map(_voc, places)
     assert first.image_id(0) == backwards.image_id(2)
     assert first.fingerprint == backwards.fingerprint
+    for place in places:
+        sorted((place / "VOC2012" / "Annotations").iterdir())[0].write_text("<annotation>")
+    spoilt = [_voc(place).fingerprint for place in places]
+    assert spoilt[0] == spoilt[1] != first.fingerprint
+
+
+def test_a_lost_pair_is_part_of_the_fingerprint(voc_root: Path) -> None:
+    sound = _voc(voc_root).fingerprint
+    file = sorted((voc_root / "VOC2012" / "Annotations").iterdir())[0]
+    _replace(file, "</annotation>", "<object><name>unicorn</name></object></annotation>")
+    assert _voc(voc_root).fingerprint != sound
 
 
 def test_sample_is_read_once(voc_root: Path) -> None:

@@ -120,6 +120,12 @@ def test_csv_may_lie_elsewhere(tmp_path: Path) -> None:
         ("picture,class\na,b\n", "needs the columns image"),
         ("image,x0\n", "needs the columns"),
         ("", "needs the columns"),
+        ("image,class\na.png,dog\n", "needs the columns .*it has image, class$"),
+        ("image,class,xmin,ymin,xmax,ymax\na.png,dog,1,2,3,4\n", "needs the columns .*it has image, class, xmin"),
+        ("image,class,x0,y0,x1\na.png,dog,1,2,3\n", "needs the columns"),
+        ("image,class,class,x0,y0,x1,y1\na.png,dog,cat,1,2,3,4\n", "each once"),
+        ("image;class;x0;y0;x1;y1\na.png;dog;1;2;3;4\n", "parted by commas"),
+        ("image,class,x0,y0,x1,y1\na.png,,1,2,3,4\n", "no class and no text in it"),
     ],
 )
 def test_csv_without_its_columns(tmp_path: Path, text: str, word: str) -> None:
@@ -136,7 +142,7 @@ def test_files_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         Custom(root=str(tmp_path), images=str(tmp_path / "absent"))
     with pytest.raises(DataError, match="no image"):
-        Custom(root=str(_write_csv(tmp_path / "empty", "image,class\n")))
+        Custom(root=str(_write_csv(tmp_path / "empty", "image,class,x0,y0,x1,y1\n")))
 
 
 def _json(tmp_path: Path, change: Any = None) -> Custom:

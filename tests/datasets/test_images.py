@@ -28,6 +28,13 @@ def test_grey_palette_and_alpha(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "b.png")[:, :, 0], np.where(RAMP > 100, 255, 0))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    palette = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).convert("P")
+    palette.save(tmp_path / "a.png", transparency=b"\x00\x10")
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.asarray(palette.convert("RGB")))
+
+
 def test_sixteen_bit_grey_is_scaled(tmp_path: Path) -> None:
     values = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "16.png")

@@ -77,3 +77,14 @@ def test_annotations_left_out_are_counted_and_strict_stops_at_them(
         file.write_text(json.dumps(content))
     assert main(["run", *run, f"results={tmp_path / 'other'}", "workers=0"]) == 0
     assert "1 unusable annotation left out (data verify lists them), first: " in capsys.readouterr().err
+
+
+def test_a_thousand_reasons_are_not_a_thousand_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = layouts.write_voc(tmp_path, layouts.scenes(16))
+    for file in sorted((root / "VOC2012" / "Annotations").iterdir())[1:]:
+        file.unlink()
+    words = ["run", "dataset=voc", f"dataset.root={root}", *CASES["voc"][3], "model=toyclip", "method=random"]
+    assert main([*words, "metric=energy", "workers=0", f"results={tmp_path / 'store'}"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("1 pair failed: ")]) == 10
+    assert "5 more failed, for 5 other reasons; `table --format json` gives them all" in lines

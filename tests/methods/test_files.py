@@ -131,6 +131,15 @@ def broken_zip(path) -> None:
     path.with_suffix(".npz").write_bytes(data[: len(data) // 2])
 
 
+def header_without_an_end(path) -> None:
+    """NumPy's parser of the header raises here what no other damage makes it raise."""
+    file = path.with_suffix(".npy")
+    np.save(file, random_map())
+    data = file.read_bytes()
+    end = data.index(b"), }")
+    file.write_bytes(data[:end] + b"    " + data[end + 4 :])
+
+
 def zip_of_text(path) -> None:
     with zipfile.ZipFile(path.with_suffix(".npz"), "w") as archive:
         archive.writestr("map.txt", "no array")
@@ -147,6 +156,7 @@ def zip_of_text(path) -> None:
         (lambda p: np.save(p.with_suffix(".npy"), np.array([[{}]]), allow_pickle=True), "cannot be decoded"),
         (lambda p: p.with_suffix(".npy").write_bytes(b"text"), "cannot be decoded"),
         (lambda p: p.with_suffix(".npy").write_bytes(b""), "cannot be decoded"),
+        (header_without_an_end, "cannot be decoded"),
         (lambda p: p.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n"), "cannot be decoded"),
         (bad_png, "is not 16-bit grey"),
         (colour_png, "is not 16-bit grey"),

@@ -42,6 +42,16 @@ def test_float64_sums_of_many_pixels() -> None:
     assert Energy().evaluate(pair(large, [(0, 0, 600, 1000)]))["energy"] == pytest.approx(0.5, abs=1e-12)
 
 
+def test_the_same_map_anywhere_in_memory_gives_the_same_bits() -> None:
+    values = np.random.default_rng(0).random((425, 640)).astype(np.float32) ** 4
+    found = set()
+    for offset in range(64):
+        somewhere = np.empty(values.size + 64, np.float32)[offset:][: values.size].reshape(values.shape)
+        somewhere[:] = values
+        found.add(Energy().evaluate(pair(somewhere, [(90, 50, 300, 400)]))["energy"])
+    assert len(found) == 1
+
+
 def test_edges() -> None:
     metric = Energy()
     assert metric.evaluate(pair(np.zeros((3, 3)), [(0, 0, 2, 2)])) == Fail("map_zero_mass")

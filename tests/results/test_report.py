@@ -209,3 +209,10 @@ def test_in_a_browser_sorting_works_and_the_console_is_silent(made: Path, tmp_pa
     assert 'data-wide="false"' in made_dom.stdout
     assert "CONSOLE" not in made_dom.stderr
     assert "hacked" not in re.findall(r"<title>(.*?)</title>", made_dom.stdout)[0]
+
+
+def test_pictures_of_methods_that_read_more_than_activations(tmp_path: Path) -> None:
+    common = ["limit=1", "workers=0", "device=cpu", f"results={tmp_path}", "metric=energy"]
+    run(load_config(["model=toyclip_vit", "method=gae,clip_surgery", *common]))
+    page = write_report(tmp_path, tmp_path / "report.html", resamples=10).read_text(encoding="utf-8")
+    assert "data:image/" in page
