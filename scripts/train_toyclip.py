@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
@@ -102,10 +102,16 @@ def multi_positive_loss(similarity: torch.Tensor, positive: torch.Tensor) -> tor
     return (loss * positive).sum() / positive.sum()
 
 
-def uniform_features(pool: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """What open_clip's attention pooling gives if every place of ``states`` (N, C, h, w) has the same weight."""
-    tokens = states.flatten(2).mean(2) + pool.positional_embedding[1:].mean(0)
-    return pool.c_proj(pool.v_proj(tokens))
+def uniform_features(visual: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """What the tower gives if every place of its last layer has the same weight.
+
+    Args:
+        states: (N, C, h, w) before a ResNet's attention pooling, or a ViT's normalised tokens (N, 1 + P, C).
+    """
+    if states.ndim == 3:
+        return states[:, 1:].mean(1) @ visual.proj
+    pool = visual.attnpool
+    return pool.c_proj(pool.v_proj(states.flatten(2).mean(2) + pool.positional_embedding[1:].mean(0)))
 
 
 def recall_at_present(model: torch.nn.Module, images: torch.Tensor, classes: torch.Tensor, device: str) -> float:
@@ -145,11 +151,15 @@ def draw_texts(rng: np.random.Generator) -> tuple[list[str], list[str]]:
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     cache, device = Path(arguments.cache), arguments.device
-    checkpoint = cache / f"checkpoint_{arguments.tower}_{arguments.steps}_{arguments.seed}.pt"
+    stage = f"_from_{Path(arguments.start).stem}" if arguments.start else ""
+    checkpoint = cache / f"checkpoint_{arguments.tower}_{arguments.steps}_{arguments.seed}{stage}.pt"
     images, classes, phrases = load_scenes("train", arguments.scenes, cache)
     validation = load_scenes("val", 1000, cache)
 
-    model = build_toyclip(arguments.tower, arguments.seed).to(device, memory_format=torch.channels_last)
+    model = build_toyclip(arguments.tower, arguments.seed)
+    if arguments.start:
+        model.load_state_dict({name: value.float() for name, value in load_file(arguments.start).items()})
+    model = model.to(device, memory_format=torch.channels_last)
     model.logit_scale.data.fill_(math.log(LOGIT_SCALE))
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for n, p in model.named_parameters() if p.ndim < 2 and n != "logit_scale"]
@@ -171,10 +181,11 @@ def train(arguments: argparse.Namespace) -> None:
         start = state["step"]
         print(f"resumed at step {start} from {checkpoint}")
 
-    weight = UNIFORM[arguments.tower]
+    weight = UNIFORM[arguments.tower] if arguments.uniform is None else arguments.uniform
     states: list[torch.Tensor] = []
     if weight:
-        model.visual.layer4.register_forward_hook(lambda module, inputs, output: states.append(output))
+        last = model.visual.layer4 if arguments.tower == "resnet" else model.visual.ln_post
+        last.register_forward_hook(lambda module, inputs, output: states.append(output))
     tokenizer = ToyTokenizer()
     began, total = time.monotonic(), 0.0
     progress = tqdm(range(start, arguments.steps), initial=start, total=arguments.steps, mininterval=5)
@@ -195,7 +206,7 @@ def train(arguments: argparse.Namespace) -> None:
             states.clear()
             images_of = [(1.0, model.encode_image(batch))]
             if weight:
-                images_of.append((weight, uniform_features(model.visual.attnpool, states[0])))
+                images_of.append((weight, uniform_features(model.visual, states[0])))
         text, split, loss = F.normalize(text.float(), dim=-1).T, len(class_texts), torch.zeros((), device=device)
         for share, image in images_of:
             similarity = F.normalize(image.float(), dim=-1) @ text
@@ -227,6 +238,8 @@ def train(arguments: argparse.Namespace) -> None:
         "decay": arguments.decay,
         "seed": arguments.seed,
         "precision": arguments.precision,
+        "uniform": weight,
+        "start": Path(arguments.start).name if arguments.start else "random",
         "scenes": arguments.scenes,
         "scene_version": SCENE_VERSION,
         "minutes_of_last_session": round((time.monotonic() - began) / 60, 1),
@@ -251,6 +264,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the matrix products")
     parser.add_argument("--scenes", type=int, default=24000, help="scenes of the train stream to draw")
+    parser.add_argument("--uniform", type=float, help=f"weight of the loss of uniformly pooled images: {UNIFORM}")
+    parser.add_argument("--start", metavar="FILE", help="weights to go on from, with a new schedule")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", default=".cache/toyclip", help="drawn scenes and checkpoints")
     parser.add_argument("--out", default="decomcam_bench/models/weights")
