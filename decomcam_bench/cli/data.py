@@ -196,7 +196,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from decomcam_bench.datasets.catalogue import CATALOGUE
     from decomcam_bench.datasets.files import data_folder
     from decomcam_bench.datasets.prepare import Preparation
-    from decomcam_bench.errors import ConfigError, unknown
+    from decomcam_bench.errors import ConfigError, DataError, unknown
 
     if arguments.name not in CATALOGUE:
         raise ConfigError(unknown("data set", arguments.name, CATALOGUE))
@@ -212,8 +212,14 @@ def _prepare(arguments: argparse.Namespace) -> int:
     print(f"{entry.title}\nlicence: {entry.licence}\ninto: {root}")
     missing = []
     chosen = list(entry.variants.values()) if name == "all" else [entry.variants[name]]
+    steps = [f"  {number}. {step.format(root=root)}" for number, step in enumerate(entry.manual, start=1)]
     for variant in chosen:
-        missing += preparation.run(variant)
+        try:
+            missing += preparation.run(variant)
+        except DataError:
+            if steps:
+                print("\n".join(["by hand, what needs an account:", *steps]))
+            raise
     if not missing:
         for variant in chosen:
             _check_layout(arguments.name, {**variant.options, "root": str(root)})
@@ -221,8 +227,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
             print(f"ready: decomcam-bench run dataset={arguments.name} dataset.root={root}{options}")
         return 0
     print(f"by hand: {', '.join(archive.file_name for archive in missing)} cannot be fetched without an account")
-    for number, step in enumerate(entry.manual, start=1):
-        print(f"  {number}. {step.format(root=root)}")
+    print("\n".join(steps))
     return 1
 
 

@@ -70,7 +70,8 @@ class Custom(FileDataset):
     Attributes:
         annotations: the JSON or CSV file; null for ``annotations.json`` or ``annotations.csv``
             under the root.
-        images: the folder of the images; null for the root, or its sub-folder ``images``.
+        images: the folder of the images, taken from the root if it is not there as written; null for
+            the root, or its sub-folder ``images``.
         use: localise in the ``box`` or in the ``mask``.
     """
 
@@ -123,6 +124,8 @@ class Custom(FileDataset):
     def _find_images(self) -> Path:
         if self.images:
             folder = Path(self.images).expanduser()
+            if not folder.is_dir() and self.root:
+                folder = self.base / folder
         elif self.root:
             folder = self.base
         else:

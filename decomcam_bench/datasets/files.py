@@ -70,12 +70,13 @@ class FileDataset(Dataset):
         )
 
     def find(self, *names: str) -> Path:
-        """The first of several files or folders that lies under the root, or one level off.
+        """The first of several files or folders that lies under the root, or one level off an existing one.
 
         Raises:
             DataError: when none is there; names the first.
         """
-        for place in (self.base, self.base / self.folder, self.base.parent):
+        above = [self.base.parent] if self.base.is_dir() else []
+        for place in (self.base, self.base / self.folder, *above):
             for name in names:
                 if (place / name).exists():
                     return place / name

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from decomcam_bench.datasets.base import Sample, Target
 from decomcam_bench.datasets.files import inside
 from decomcam_bench.datasets.imagenet_labels import LabelledImages
-from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.images import image_size
 from decomcam_bench.datasets.wsol_metadata import WsolMetadata, find_metadata
 from decomcam_bench.options import check_choice
@@ -106,7 +105,7 @@ def _list_numbered(place: Path) -> list[str]:
         stem = name.rpartition(".")[0]
         return (int(stem), "") if stem.isdecimal() else (-1, name)
 
-    numbers = [entry.name for entry in os.scandir(place) if entry.name.isdecimal() and int(entry.name) < len(WNIDS)]
+    numbers = [entry.name for entry in os.scandir(place) if entry.name.isdecimal() and entry.is_dir()]
     return [
         f"{folder}/{name}"
         for folder in sorted(numbers, key=int)

@@ -212,6 +212,12 @@ def test_prepare_imagenet_says_what_to_do(
     made = layouts.write_imagenet(tmp_path / "made", layouts.scenes(3, one_class=True))
     bodies = {file.name: file.read_bytes() for file in (made / "wsol_metadata" / "ILSVRC" / "test").iterdir()}
     _offer(monkeypatch, files, "imagenet", "val", bodies, 3)
+    files.fail = 100
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(DataError, match="503"):
+        data("prepare", "imagenet", "--mirror", files.url)
+    assert "1. make an account" in capsys.readouterr().out
+    files.fail = 0
     assert data("prepare", "imagenet", "--mirror", files.url) == 1
     printed = capsys.readouterr().out
     assert "1. make an account" in printed

@@ -432,6 +432,17 @@ def test_imagenetv2_folder_against_label(tmp_path: Path) -> None:
     assert dataset.sample(1).targets
 
 
+def test_imagenetv2_folder_of_no_class(tmp_path: Path) -> None:
+    drawn = layouts.scenes(2, one_class=True)
+    folder = layouts.write_imagenetv2(tmp_path, drawn, "top-images") / "imagenetv2-top-images-format-val"
+    (folder / "1000").mkdir()
+    next(folder.rglob("*.jpeg")).rename(folder / "1000" / "7.jpeg")
+    (folder / "5").write_text("")
+    dataset = ImageNetV2(root=str(tmp_path), variant="top-images")
+    assert [bool(dataset.sample(index).error) for index in range(len(dataset))] == [False, True]
+    assert "1000/7.jpeg: there is no class 1000" in dataset.sample(1).error
+
+
 def test_cub_damage(tmp_path: Path) -> None:
     drawn = {n: s for n, s in layouts.scenes(14, one_class=True).items() if len(s.instances) == 1}
     folder = layouts.write_cub(tmp_path, drawn) / "CUB_200_2011"
@@ -500,6 +511,13 @@ def test_missing_root_names_path_and_remedy(tmp_path: Path, build: Callable[[str
     assert "decomcam-bench data prepare" in message
     assert "dataset.root=DIR" in message
     assert "\n" not in message
+
+
+def test_a_root_that_is_misspelt_is_not_the_folder_above(tmp_path: Path) -> None:
+    root = layouts.write_coco(tmp_path, layouts.scenes(2))
+    assert len(COCO(root=str(root / "val2017"))) == 2
+    with pytest.raises(DataError, match="val2071"):
+        COCO(root=str(root / "val2071"))
 
 
 def test_missing_split_names_the_others(voc_root: Path) -> None:

@@ -112,6 +112,7 @@ def test_csv_may_lie_elsewhere(tmp_path: Path) -> None:
         (root / name).rename(root / "images" / name)
     (tmp_path / "my.csv").rename(file)
     assert Custom(root=str(root)).load_image(0).shape == (30, 40, 3)
+    assert Custom(root=str(root), images="images").load_image(0).shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize(
