@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,7 +148,7 @@ def _sweep(group: Group, keys: RunKeys, result: RunResult) -> None:
         part_work: _Part | None = None
         for number, (batch, images) in enumerate(zip(batches, loaded, strict=True)):
             if part_work is None:
-                part_work = _Part(group, owner[number], keys, beside)
+                part_work = _Part(group, owner[number], keys, beside, bar.set_postfix_str)
             part_work.evaluate(list(batch), images)
             if number + 1 == len(batches) or owner[number + 1] != owner[number]:
                 part_work.seal(result)
@@ -162,8 +162,10 @@ def _sweep(group: Group, keys: RunKeys, result: RunResult) -> None:
 class _Part:
     """The records of one part of all cells that miss something of it, in the making."""
 
-    def __init__(self, group: Group, number: int, keys: RunKeys, beside: ThreadPoolExecutor) -> None:
-        self.group, self.number, self.keys, self.beside = group, number, keys, beside
+    def __init__(
+        self, group: Group, number: int, keys: RunKeys, beside: ThreadPoolExecutor, tell: Callable[[str], None]
+    ) -> None:
+        self.group, self.number, self.keys, self.beside, self.tell = group, number, keys, beside, tell
         self.cells = [cell for cell in group.cells if cell.missing(number, keys.save_maps)]
         self.rows: dict[str, list[Row]] = {cell.key: [] for cell in self.cells}
         self.values: dict[tuple[str, str], list[Row]] = {
@@ -244,6 +246,7 @@ class _Part:
         evidences: dict[tuple[str, str], Any] = {}
         for cells in shared_cells(self.cells):
             first = cells[0]
+            self.tell(" ".join(filter(None, (str(first.display["method"]), first.layer))))
             share = (first.layer, first.method.score)
             if share not in evidences:
                 needs = [c.method.needs for c in self.cells if (c.layer, c.method.score) == share]
