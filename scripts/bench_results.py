@@ -75,7 +75,7 @@ def write_cell(root: Path, number: int, images: int, pairs: int) -> None:
         columns = [{**vars(c), "label": c.name} for c in registry.build("metric", config).columns]
         key = key_of({"name": name})
         store.describe_metric(
-            cell, key, {"identity": {}, "name": name, "config": config, "position": place, "columns": columns}
+            cell, key, {"identity": {"name": name}, "name": name, "config": config, "position": place, "columns": columns}
         )
         streams[key] = frame.assign(**values)
     size = part_size(images)
