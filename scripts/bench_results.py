@@ -73,10 +73,10 @@ def write_cell(root: Path, number: int, images: int, pairs: int) -> None:
     ):
         config = registry.read("metric", name)
         columns = [{**vars(c), "label": c.name} for c in registry.build("metric", config).columns]
-        key = key_of({"name": name})
-        store.describe_metric(
-            cell, key, {"identity": {"name": name}, "name": name, "config": config, "position": place, "columns": columns}
-        )
+        identity = {"name": name}
+        content = {"identity": identity, "name": name, "config": config, "position": place, "columns": columns}
+        key = key_of(identity)
+        store.describe_metric(cell, key, content)
         streams[key] = frame.assign(**values)
     size = part_size(images)
     for part in range(cell.parts):
