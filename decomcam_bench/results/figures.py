@@ -78,8 +78,11 @@ def bars(table: pd.DataFrame, names: Sequence[str], directions: Mapping[str, str
     groups = list(dict.fromkeys(table[series]))
     figure, axes = _panels(len(shown), 3.6, 1.0 + 0.24 * len(labels) * max(1, len(groups) * 0.6))
     colours = styles(groups)
+    # A series of few methods, as of an untrained model, does not move them.
+    counts = table[series].value_counts()
+    common = table[table[series].isin(counts.index[2 * counts >= counts.max()])]
     for axis, name in zip(axes, shown, strict=True):
-        means = table.groupby("label", sort=False)[name].mean()
+        means = common.groupby("label", sort=False)[name].mean().reindex(labels)
         order = means.sort_values(ascending=directions.get(name) != "lower", na_position="first").index
         thick = 0.8 / len(groups)
         for place, group in enumerate(groups):
