@@ -230,7 +230,8 @@ def draw(experiment: Experiment, results: str, keys: Sequence[str], table: pd.Da
         data["label"] = data["series"]
         return figures.scatter(data, chosen_numbers(table, spec["x"]), chosen_numbers(table, spec["y"]), better)
     if spec["kind"] == "floors":
-        data["setting"] = [" ".join([str(r[x]), *(str(r[n]) for n in many)]) for r in data.to_dict("records")]
+        many = _several(data, ("method", "dataset", "model"))
+        data["setting"] = [" ".join([*(str(r[n]) for n in many), str(r[x])]) for r in data.to_dict("records")]
         return figures.floors(data, numbers, "setting", str(spec["label"]))
     return _bins_figure(data, cells)
 

@@ -208,6 +208,8 @@ def floors(table: pd.DataFrame, names: Sequence[str], series: str, axis_label: s
                 error_kw={"elinewidth": 0.9, "ecolor": "#333333"},
             )
         axis.set_xticks(at, ticks)
+        if max(map(len, ticks), default=0) > 6:
+            axis.tick_params(axis="x", rotation=90)
         axis.grid(axis="x", visible=False)
         axis.set_xlabel(axis_label)
         axis.set_title(f"{name} ↑")
