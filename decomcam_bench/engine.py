@@ -102,11 +102,10 @@ def execute(plan: Plan) -> RunResult:
 
 def _note_unusable(problems: Iterable[Problem], strict: bool, result: RunResult) -> None:
     """Remembers annotations that no record can name; with ``strict`` the first one ends the run."""
-    for line in map(str, problems):
-        if strict:
-            raise StrictError(line)
-        if line not in result.unusable:
-            result.unusable.append(line)
+    lines = [str(problem) for problem in problems]
+    if strict and lines:
+        raise StrictError(lines[0])
+    result.unusable = list(dict.fromkeys([*result.unusable, *lines]))
 
 
 def _be_repeatable() -> None:
