@@ -21,6 +21,8 @@ from decomcam_bench.results.store import Store
 from decomcam_bench.results.tables import directions, load_table, render
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
+#: Controls that neither layer nor rank changes, and that a method should leave behind.
+BLIND = ("random", "center")
 KINDS = ("bars", "lines", "scatter", "bins", "floors")
 
 
@@ -217,15 +219,16 @@ def draw(experiment: Experiment, results: str, keys: Sequence[str], table: pd.Da
     spec, better = experiment.figure, directions(results)
     x = str(spec.get("x", "")) if isinstance(spec.get("x"), str) else ""
     data = with_labels(table, {key: cell.identity for key, cell in cells.items()}, x)
-    many = _several(data, ("dataset", "model"))
-    data["series"] = [" ".join([str(r["label"]), *(str(r[n]) for n in many)]) for r in data.to_dict("records")]
+    data["series"] = _series(data)
     numbers = layout.numbers(table.drop(columns=["published", "n_expected", "n_failed", "key"]))
     if spec["kind"] == "bars":
         data["place"] = [", ".join(str(row[n]) for n in ("dataset", "model")) for row in data.to_dict("records")]
         return figures.bars(data, numbers, better, "place")
     if spec["kind"] == "lines":
-        data = data[data[x].notna() & (data[x].astype(str) != "")]
-        return figures.lines(data, x, numbers, better, str(spec["label"]), "series") if len(data) else None
+        along = data[x].notna() & (data[x].astype(str) != "")
+        blind = data[~along & data["method"].isin(BLIND)]
+        shown = figures.lines(data[along], x, numbers, better, str(spec["label"]), "series", blind)
+        return shown if along.any() else None
     if spec["kind"] == "scatter":
         data["label"] = data["series"]
         return figures.scatter(data, chosen_numbers(table, spec["x"]), chosen_numbers(table, spec["y"]), better)
@@ -234,6 +237,22 @@ def draw(experiment: Experiment, results: str, keys: Sequence[str], table: pd.Da
         data["setting"] = [" ".join([*(str(r[n]) for n in many), str(r[x])]) for r in data.to_dict("records")]
         return figures.floors(data, numbers, "setting", str(spec["label"]))
     return _bins_figure(data, cells)
+
+
+def _series(data: pd.DataFrame) -> list[str]:
+    """A label for each row that tells it from those of other data sets and models.
+
+    Of models that differ in their options alone, as the untrained twin does, only these are named.
+    """
+    many = _several(data, ("dataset", "model"))
+    alike = data["model"].map(layout.bare).nunique() == 1
+    labels = []
+    for row in data.to_dict("records"):
+        names = [str(row[name]) for name in many]
+        if alike and "model" in many:
+            names[-1] = names[-1].removeprefix(layout.bare(names[-1]))
+        labels.append(" ".join(filter(None, [str(row["label"]), *names])))
+    return labels
 
 
 def _several(table: pd.DataFrame, names: Sequence[str]) -> list[str]:

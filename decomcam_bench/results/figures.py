@@ -113,9 +113,19 @@ def _errors(rows: pd.DataFrame, name: str) -> Any:
 
 
 def lines(
-    table: pd.DataFrame, x: str, names: Sequence[str], directions: Mapping[str, str], axis_label: str, series: str
+    table: pd.DataFrame,
+    x: str,
+    names: Sequence[str],
+    directions: Mapping[str, str],
+    axis_label: str,
+    series: str,
+    levels: pd.DataFrame | None = None,
 ) -> Figure:
-    """One panel a number: the number along ``x``, one line a ``series``, shaded intervals."""
+    """One panel a number: the number along ``x``, one line a ``series``, shaded intervals.
+
+    Args:
+        levels: rows that ``x`` does not change; a dotted line right across, named at its end.
+    """
     shown = [name for name in names if table[name].notna().any()]
     figure, axes = _panels(len(shown), 4.0, 3.2)
     look = styles(list(table[series]))
@@ -129,6 +139,13 @@ def lines(
             if f"{name}_low" in rows:
                 ends = (rows[f"{name}_low"].astype(float), rows[f"{name}_high"].astype(float))
                 axis.fill_between(at.astype(float), *ends, color=look[str(key)]["color"], alpha=0.12, linewidth=0)
+        for row in [] if levels is None else levels.to_dict("records"):
+            if not math.isnan(row[name]):
+                axis.axhline(row[name], color="#555555", linestyle=":", linewidth=1.2)
+                axis.annotate(
+                    _plain(row[series]), (1, row[name]), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+                    textcoords="offset points", ha="right", va="bottom", fontsize=7, color="#555555",
+                )  # fmt: skip
         if numeric and len(ticks) > 1 and min(ticks) > 0 and max(ticks) / min(ticks) >= 8:
             axis.set_xscale("log")
             axis.minorticks_off()

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from decomcam_bench.results.layout import belongs, numbers
-from decomcam_bench.results.tables import COUNTS, markdown
+from decomcam_bench.results.tables import is_count, markdown
 
 #: Adjusted p below which a difference from the reference is starred.
 SIGNIFICANT = 0.05
@@ -137,9 +137,10 @@ def _blocks(table: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[Any], number: bool) -> list[Shown]:
     values = list(table[name])
+    if is_count(name):
+        return [Shown("" if _absent(value) else f"{value:.0f}", numeric=True) for value in values]
     if not number:
-        counted = name in COUNTS[:-1] or name == "rank"
-        return [Shown("" if _absent(value) else str(value), numeric=counted) for value in values]
+        return [Shown("" if _absent(value) else str(value), numeric=name == "rank") for value in values]
     write = writer(values)
     texts = ["" if _absent(value) else write(value) for value in values]
     places = [0] * len(values)

@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from decomcam_bench.errors import ConfigError, unknown
-from decomcam_bench.results.tables import COUNTS, IDENTITY
+from decomcam_bench.results.tables import COUNTS, IDENTITY, whole_counts
 
 #: Suffixes of the columns that belong to a number.
 SUFFIXES = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")
@@ -91,7 +91,8 @@ def sort(table: pd.DataFrame, names: str) -> pd.DataFrame:
 def choose(table: pd.DataFrame, rows: str | None, columns: str | None) -> pd.DataFrame:
     """Keeps the identity columns named in ``rows`` and the numbers (patterns) named in ``columns``.
 
-    Numbers keep their intervals and comparisons. Counts and the key stay unless columns are chosen.
+    Numbers keep their intervals and comparisons. Counts stay unless columns are chosen, the key unless
+    rows are chosen too.
     """
     own = numbers(table)
     labels = _known("--rows", _split(rows), [*IDENTITY, "key"]) if rows else list(IDENTITY)
@@ -105,8 +106,8 @@ def choose(table: pd.DataFrame, rows: str | None, columns: str | None) -> pd.Dat
     wanted = [*labels]
     for name in own:
         wanted += [name, *(f"{name}{suffix}" for suffix in SUFFIXES if f"{name}{suffix}" in table.columns)]
-    if not columns and not rows:
-        wanted += COUNTS
+    if not columns:
+        wanted += COUNTS[:-1] if rows else COUNTS
     return table[list(dict.fromkeys(wanted))]
 
 
@@ -118,7 +119,9 @@ def _known(option: str, names: Sequence[str], valid: Sequence[str]) -> list[str]
 
 
 def pivot(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Spreads the values of one identity column over columns ``VALUE: NUMBER``.
+    """Spreads the values of one identity column over columns ``VALUE: NUMBER``, counts of pairs included.
+
+    The key names one cell and is left out.
 
     Raises:
         ConfigError: for a column that is not shown, or when two rows would fall together.
@@ -127,7 +130,7 @@ def pivot(table: pd.DataFrame, name: str) -> pd.DataFrame:
     if name not in table.columns or name not in IDENTITY:
         hint = "; add it to --rows" if name in IDENTITY else ""
         raise ConfigError(unknown("--pivot column", name, [c for c in IDENTITY if c in table.columns]) + hint)
-    values = [column for column in table.columns if column not in (*IDENTITY, *COUNTS)]
+    values = [column for column in table.columns if column not in (*IDENTITY, "key")]
     keys = table[[*index, name]].astype(object).where(table[[*index, name]].notna(), "")
     double = keys[keys.duplicated(keep=False)]
     if len(double):
@@ -140,9 +143,8 @@ def pivot(table: pd.DataFrame, name: str) -> pd.DataFrame:
     for place in range(len(table)):
         row = rows.setdefault(tuple(keys.iloc[place][index]), {column: table.iloc[place][column] for column in index})
         row.update({f"{_head(name, keys.iloc[place][name])}: {value}": table.iloc[place][value] for value in values})
-    return pd.DataFrame(
-        list(rows.values()), columns=[*index, *(f"{_head(name, head)}: {value}" for value in values for head in heads)]
-    )
+    columns = [*index, *(f"{_head(name, head)}: {value}" for value in values for head in heads)]
+    return whole_counts(pd.DataFrame(list(rows.values()), columns=columns))
 
 
 def _head(name: str, value: Any) -> str:

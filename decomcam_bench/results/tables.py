@@ -94,7 +94,17 @@ def load_table(
     if intervals or reference:
         columns = _add_uncertainty(rows, columns, cells, sums, details, intervals, reference, resamples, seed)
     table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
-    return table.astype({"rank": "Int64", **dict.fromkeys(COUNTS[:-1], "Int64")})
+    return whole_counts(table).astype({"rank": "Int64"})
+
+
+def is_count(name: str) -> bool:
+    """Whether a column counts pairs: of the maps, of one metric (``energy.n_failed``), or of one head of a pivot."""
+    return any(name == count or name.endswith((f".{count}", f": {count}")) for count in COUNTS[:-1])
+
+
+def whole_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with counts as whole numbers, which may be absent."""
+    return table.astype({name: "Int64" for name in table.columns if is_count(str(name))})
 
 
 def _add_uncertainty(

@@ -88,7 +88,11 @@ def _beside(several: Sequence[ImageSums]) -> ImageSums:
 def interval_columns(
     cells: Sequence[Cell], sums: SumsOf, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[dict[str, float]]:
-    """For each cell ``LABEL_low`` and ``LABEL_high`` of every number: 95 % by resampling images."""
+    """For each cell ``LABEL_low`` and ``LABEL_high`` of every number: 95 % by resampling images.
+
+    An interval is cut to the range of its number, where the true value lies in any case: what is cut
+    off holds nothing, so the coverage is the same.
+    """
     found = bootstrap_many(sums, resamples, seed)
     columns: list[dict[str, float]] = []
     for cell in cells:
@@ -96,9 +100,17 @@ def interval_columns(
         for key, content in cell.metrics().items():
             for column in content["columns"] if (cell.key, key) in found else ():
                 interval = found[cell.key, key][column["name"]]
-                own.update({f"{column['label']}_low": interval.low, f"{column['label']}_high": interval.high})
+                low, high = _cut(interval, column["low"], column["high"])
+                own.update({f"{column['label']}_low": low, f"{column['label']}_high": high})
         columns.append(own)
     return columns
+
+
+def _cut(interval: Interval, lowest: float | None, highest: float | None) -> tuple[float, float]:
+    """The ends of an interval inside a range; NaN stays NaN, None is no bound."""
+    low = interval.low if lowest is None or not interval.low < lowest else lowest
+    high = interval.high if highest is None or not interval.high > highest else highest
+    return low, high
 
 
 def reference_cell(cell: Cell, cells: Sequence[Cell], reference: str) -> Cell | None:

@@ -41,6 +41,15 @@ def test_an_experiment_composes_and_shows_numbers_that_its_metrics_have(name: st
         assert metric in registry.names("metric")
 
 
+@pytest.mark.parametrize("name", registry.names("experiment"))
+def test_localisation_is_never_shown_without_its_controls(name: str) -> None:
+    experiment = read_experiment(name)
+    for overrides in (experiment.overrides, experiment.toybox):
+        (metrics,) = (word.partition("=")[2].split(",") for word in overrides if word.startswith("metric="))
+        if any(metric.startswith(("pointing", "energy")) for metric in metrics):
+            assert "controls=true" in overrides
+
+
 def test_reproduce_ends_with_table_and_figure_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["reproduce", "ablation_rank", "dataset=toybox", "rank=1,3", "limit=4", "workers=0", f"results={tmp_path}"]
     assert main([*words, "--resamples", "50"]) == 0
@@ -48,7 +57,9 @@ def test_reproduce_ends_with_table_and_figure_and_resumes(tmp_path: Path, capsys
     assert "published" in table
     folder = tmp_path / "experiments" / "ablation_rank"
     read = pd.read_csv(folder / "table.csv")
-    assert list(read["rank"]) == [1, 3]
+    assert list(read.loc[(read["method"] == "decomcam") & (read["model"] == "toyclip"), "rank"]) == [1, 3]
+    assert {"random", "center", "oracle"} <= set(read["method"])
+    assert list(read.loc[read["model"] == "toyclip[weights=untrained]", "rank"]) == [1, 3]
     assert read["published"].isna().all()
     assert {"energy", "energy_low", "pointing_exact"} <= set(read.columns)
     assert Image.open(folder / "figure.png").size[0] > 500

@@ -17,6 +17,7 @@ from decomcam_bench.cli import main
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.results import formats, layout
 from decomcam_bench.results.statistics import bootstrap, compare
+from decomcam_bench.results.store import Store
 from decomcam_bench.results.tables import directions, load_table, render
 from decomcam_bench.results.uncertainty import bootstrap_many
 from decomcam_bench.results.values import evaluated, image_values, metric_of
@@ -56,8 +57,6 @@ def test_intervals_are_those_of_the_statistics(store: Path) -> None:
     for name in ("energy", "deletion", "pointing_exact"):
         assert (table[f"{name}_low"] < table[name]).all()
         assert (table[f"{name}_high"] > table[name]).all()
-    from decomcam_bench.results.store import Store
-
     for cell in Store(store).cells():
         for key, content in cell.metrics().items():
             alone = bootstrap(metric_of(content).image_sums(evaluated(cell.read(key))), 500)
@@ -65,6 +64,20 @@ def test_intervals_are_those_of_the_statistics(store: Path) -> None:
                 if not column["detail"]:
                     low = table.loc[cell.display["method"], f"{column['label']}_low"]
                     assert low == pytest.approx(alone[column["name"]].low, abs=1e-9)
+
+
+def test_intervals_stay_in_the_range_of_their_number(tmp_path: Path) -> None:
+    write_cell(tmp_path, "sharp", {"energy": pairs(8, energy=np.array([0.2] + [1.0] * 7))})
+    (cell,) = Store(tmp_path).cells()
+    ((key, content),) = cell.metrics().items()
+    own = metric_of(content).image_sums(evaluated(cell.read(key)))
+    beyond = 0
+    for seed in range(6):
+        (row,) = load_table(tmp_path, intervals=True, resamples=300, seed=seed).to_dict("records")
+        plain = bootstrap(own, 300, seed)["energy"]
+        beyond += plain.high > 1
+        assert (row["energy_low"], row["energy_high"]) == (max(plain.low, 0), min(plain.high, 1))
+    assert beyond
 
 
 def test_drawing_once_for_many_cells_changes_nothing() -> None:
@@ -157,6 +170,9 @@ def test_where_sort_choose_pivot(store: Path) -> None:
     wide = layout.pivot(chosen, "dataset")
     assert list(wide.columns) == ["method", "drawn: energy", "drawn[limit=40]: energy"]
     assert wide["drawn[limit=40]: energy"].notna().sum() == 2
+    counted = layout.pivot(layout.choose(table, "method,dataset", None), "dataset").set_index("method")
+    assert list(counted["drawn: n_expected"]) == [len(pairs(IMAGES, energy=BASE))] * 3
+    assert counted["drawn[limit=40]: n_failed"].isna().sum() == 1
     with pytest.raises(ConfigError, match="several rows"):
         layout.pivot(layout.choose(pd.concat([table, table]), "method,dataset", "energy"), "dataset")
     with pytest.raises(ConfigError, match="unknown --columns name 'enery'"):
