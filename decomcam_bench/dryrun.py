@@ -19,7 +19,7 @@ def count(group: Group, batch_size: int) -> list[Amount]:
     """Images, pairs and chunks of each part of a group."""
     size = part_size(group.images)
     amounts = []
-    for part in range(-(-group.images // size)):
+    for part in range(group.parts):
         amount = Amount()
         indices = group.selection.indices[part * size : (part + 1) * size]
         for start in range(0, len(indices), batch_size):
@@ -47,7 +47,7 @@ def describe(plan: Plan) -> str:
     lines = [f"{len(plan.cells)} cells, device {plan.device}, store {plan.store.root}"]
     total, seconds = Passes(), 0.0
     for group in plan.groups:
-        parts = -(-group.images // part_size(group.images))
+        parts = group.parts
         by_part = count(group, batch_size)
         everything = _sum(by_part)
         lines.append(f"\n{group.label}: {everything.images} images, {everything.pairs} pairs, {parts} parts")

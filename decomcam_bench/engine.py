@@ -20,7 +20,7 @@ from decomcam_bench.config import RunConfig, RunKeys
 from decomcam_bench.datasets.base import Problem
 from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
-from decomcam_bench.feed import Loaded, feed
+from decomcam_bench.feed import Loaded, feed, load
 from decomcam_bench.kept import pack, work_of
 from decomcam_bench.methods.base import Explanation, explained
 from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Work
@@ -71,6 +71,8 @@ def execute(plan: Plan) -> RunResult:
     result = RunResult([cell.key for cell in plan.cells])
     _be_repeatable()
     for group in plan.groups:
+        if keys.strict:
+            _refuse_sealed(group)
         parts = _open_parts(group, keys)
         if not parts:
             continue
@@ -86,7 +88,7 @@ def execute(plan: Plan) -> RunResult:
                 cell.done = {stream: cell.cell.sealed(stream) for stream in cell.streams(keys.save_maps)}
                 cell.kept = cell.cell.sealed("maps")
             try:
-                result.computed_images += remeasure(group, keys.save_maps, keys.strict)
+                result.computed_images += remeasure(group, keys.save_maps)
                 _sweep(group, keys, result)
             except torch.OutOfMemoryError as error:
                 raise UserError(
@@ -108,6 +110,35 @@ def _note_unusable(problems: Iterable[Problem], strict: bool, result: RunResult)
     result.unusable = list(dict.fromkeys([*result.unusable, *lines]))
 
 
+def _refuse_sealed(group: Group) -> None:
+    """Ends a strict run at what an earlier one that was not strict has recorded and gone past.
+
+    The records say where a pair failed; images that failed are read again, so that one which was
+    mended meanwhile is not held against the run.
+
+    Raises:
+        StrictError: for the first image or annotation of a sealed part that cannot be used.
+    """
+    _note_unusable(group.dataset.problems, True, RunResult([]))
+    size = part_size(group.images)
+    for part in range(group.parts):
+        cell = next((c for c in group.cells if c.cell and part in c.done.get(RECORDS, ())), None)
+        if cell is None:
+            continue
+        assert cell.cell is not None
+        records = cell.cell.read_part(RECORDS, part)
+        failed = set(records.loc[records["status"] == "failed", "position"])
+        for position in range(part * size, min((part + 1) * size, group.images)):
+            index = group.selection.indices[position]
+            if position in failed:
+                image = load(group.dataset, index, group.model.input_size, group.source.geometry)
+            else:
+                sample = group.dataset.sample(index)
+                image = Loaded(index, sample, None, sample.error)
+            if image.flaw:
+                raise StrictError(image.flaw)
+
+
 def _be_repeatable() -> None:
     """Plain float32 and deterministic kernels: the same run gives the same bits on one machine."""
     torch.backends.cudnn.benchmark = False
@@ -118,8 +149,7 @@ def _be_repeatable() -> None:
 
 def _open_parts(group: Group, keys: RunKeys) -> list[int]:
     """Parts that some cell still misses."""
-    count = -(-group.images // part_size(group.images)) if group.images else 0
-    return [part for part in range(count) if any(cell.missing(part, keys.save_maps) for cell in group.cells)]
+    return [part for part in range(group.parts) if any(cell.missing(part, keys.save_maps) for cell in group.cells)]
 
 
 def _sweep(group: Group, keys: RunKeys, result: RunResult) -> None:
@@ -231,8 +261,8 @@ class _Part:
             pair_row(position, sample.image_id, p.class_id, p.class_name, status="failed", reason=str(p))
             for p in sample.lost
         ]
-        if self.keys.strict and (lost or sample.problems):
-            raise StrictError(lost[0]["reason"] if lost else str(sample.problems[0]))
+        if self.keys.strict and image.flaw:
+            raise StrictError(image.flaw)
         self.unusable += [problem for problem in sample.problems if not problem.pair_lost]
         for cell in self.cells:
             self.rows[cell.key] += [dict(row) for row in lost]

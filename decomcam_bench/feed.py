@@ -30,26 +30,37 @@ class Loaded:
     pixels: np.ndarray | None
     error: str = ""
 
+    @property
+    def flaw(self) -> str:
+        """What ``strict=true`` stops at: the image or the first annotation that cannot be used; or an empty string."""
+        problems = [*self.sample.lost, *self.sample.problems]
+        return self.error or (str(problems[0]) if problems else "")
+
+
+def load(dataset: Dataset, index: int, size: int, mode: str) -> Loaded:
+    """Image ``index`` of a data set at the model's input size, or why there is none."""
+    sample = dataset.sample(index)
+    if sample.error:
+        return Loaded(index, sample, None, sample.error)
+    try:
+        image = dataset.load_image(index)
+    except (OSError, ValueError) as error:
+        return Loaded(index, sample, None, " ".join(str(error).split()) or type(error).__name__)
+    height, width = image.shape[:2]
+    if (width, height) != (sample.width, sample.height):
+        expected = f"{sample.width} x {sample.height}"
+        return Loaded(
+            index, sample, None, f"{sample.image_id}: image is {width} x {height}, its annotation says {expected}"
+        )
+    return Loaded(index, sample, Geometry(width, height, size, mode).to_input(image))
+
 
 class _Images(torch.utils.data.Dataset[Loaded]):
     def __init__(self, dataset: Dataset, size: int, mode: str) -> None:
         self.dataset, self.size, self.mode = dataset, size, mode
 
     def __getitem__(self, index: int) -> Loaded:
-        sample = self.dataset.sample(index)
-        if sample.error:
-            return Loaded(index, sample, None, sample.error)
-        try:
-            image = self.dataset.load_image(index)
-        except (OSError, ValueError) as error:
-            return Loaded(index, sample, None, " ".join(str(error).split()) or type(error).__name__)
-        height, width = image.shape[:2]
-        if (width, height) != (sample.width, sample.height):
-            expected = f"{sample.width} x {sample.height}"
-            return Loaded(
-                index, sample, None, f"{sample.image_id}: image is {width} x {height}, its annotation says {expected}"
-            )
-        return Loaded(index, sample, Geometry(width, height, self.size, self.mode).to_input(image))
+        return load(self.dataset, index, self.size, self.mode)
 
 
 def worker_count(wanted: int | None) -> int:

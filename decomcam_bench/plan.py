@@ -22,7 +22,7 @@ from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
 from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_device
-from decomcam_bench.results.store import RECORDS, Cell, Store, key_of
+from decomcam_bench.results.store import RECORDS, Cell, Store, key_of, part_size
 
 #: Raised when preprocessing, towers or geometry change what a map is.
 MODEL_VERSION = 1
@@ -106,6 +106,11 @@ class Group:
     @property
     def images(self) -> int:
         return len(self.selection.indices)
+
+    @property
+    def parts(self) -> int:
+        """Number of parts that its records are sealed in."""
+        return -(-self.images // part_size(self.images)) if self.images else 0
 
 
 @dataclass
@@ -347,7 +352,7 @@ class Amount:
 def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Passes:
     """Passes that the unfinished cells of a group need; those of metrics with a limit at most."""
     pairs, images = amount.pairs, amount.images
-    open_cells = [cell for cell in group.cells if any(cell.to_compute(p, save_maps) for p in range(_parts(group)))]
+    open_cells = [cell for cell in group.cells if any(cell.to_compute(p, save_maps) for p in range(group.parts))]
     total = Passes()
     if not open_cells:
         return total
@@ -374,12 +379,6 @@ def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Pa
                 total.metric_scored += round(pairs * share) * planned.metric.scored_per_pair(size)
                 total.metric_scored += round(amount.chunks * share) * planned.metric.scored_per_batch(size)
     return total
-
-
-def _parts(group: Group) -> int:
-    from decomcam_bench.results.store import part_size
-
-    return -(-group.images // part_size(group.images)) if group.images else 0
 
 
 def shared_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:

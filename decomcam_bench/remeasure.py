@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.errors import StoreError, StrictError
+from decomcam_bench.errors import StoreError
 from decomcam_bench.kept import CHUNK, KeptMaps, read_maps, work_of
 from decomcam_bench.metrics.base import Fail, MapMetric, PairMap, Work
 from decomcam_bench.models.geometry import Geometry
@@ -16,7 +16,7 @@ from decomcam_bench.records import Row, frame, judged, pair_row, record, view_of
 from decomcam_bench.results.store import RECORDS, part_size, seal
 
 
-def remeasure(group: Group, save_maps: bool, strict: bool = False) -> int:
+def remeasure(group: Group, save_maps: bool) -> int:
     """Seals the parts of metrics that follow from kept maps.
 
     Returns:
@@ -24,30 +24,21 @@ def remeasure(group: Group, save_maps: bool, strict: bool = False) -> int:
 
     Raises:
         StoreError: when kept maps are damaged or do not belong to their records.
-        StrictError: with ``strict``, when a record is of an image or annotation that could not be used.
     """
     size, images = part_size(group.images), 0
-    for part in range(-(-group.images // size) if group.images else 0):
+    for part in range(group.parts):
         cells = [c for c in group.cells if c.missing(part, save_maps) and c.from_kept(part, save_maps)]
         for cell in cells:
             assert cell.cell is not None
             missing = cell.missing(part, save_maps)
             metrics = [planned for planned in cell.metrics if planned.key in missing]
             records, kept = cell.cell.read_part(RECORDS, part), read_maps(cell.cell, part)
-            if strict:
-                _refuse_lost(records, kept)
             rows = measure_kept(group, cell, metrics, records, kept)
             seal([(cell.cell, key, part, frame(found)) for key, found in rows.items()])
             for key in rows:
                 cell.done.setdefault(key, set()).add(part)
         images += min(size, group.images - part * size) if cells else 0
     return images
-
-
-def _refuse_lost(records: pd.DataFrame, kept: KeptMaps) -> None:
-    for row in records[records["status"] == "failed"].to_dict("records"):
-        if (row["position"], row["class_id"]) not in kept.without_map:
-            raise StrictError(row["reason"])
 
 
 def measure_kept(

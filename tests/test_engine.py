@@ -16,6 +16,7 @@ from decomcam_bench.config import load_config
 from decomcam_bench.dryrun import describe
 from decomcam_bench.engine import run
 from decomcam_bench.errors import ModelError, StoreError, StrictError
+from decomcam_bench.methods.base import Explanation
 from decomcam_bench.plan import make_plan
 from decomcam_bench.results.store import Store
 from decomcam_bench.results.tables import load_records, load_table, render
@@ -148,6 +149,22 @@ def test_strict_stops_at_the_first_bad_image(bench, tmp_path, monkeypatch):
     result, table = bench(tmp_path / "lenient", *FAST, "method=gradcam")
     assert int(table["n_failed"].iloc[0]) == int(table["n_expected"].iloc[0]) > 0
     assert sum(result.new_failures.values()) == int(table["n_failed"].iloc[0])
+    with pytest.raises(StrictError, match="truncated"):
+        bench(tmp_path / "lenient", *FAST, "method=gradcam", "strict=true")
+
+
+def test_strict_looks_at_bad_images_again_and_lets_a_failed_map_pass(bench, tmp_path, monkeypatch):
+    """A finished store holds failures of images (which strict refuses) and of maps (which it does not)."""
+    from decomcam_bench.methods.gradient import GradCAM
+
+    def nothing(self, evidence):
+        return Explanation(torch.zeros(len(evidence), 5, 5))
+
+    monkeypatch.setattr(GradCAM, "map", nothing)
+    _, table = bench(tmp_path, *FAST, "method=gradcam")
+    assert int(table["n_failed"].iloc[0]) > 0
+    result, _ = bench(tmp_path, *FAST, "method=gradcam", "strict=true")
+    assert result.computed_images == 0
 
 
 def test_one_bad_image_is_a_record_and_the_run_goes_on(bench, tmp_path, monkeypatch):
