@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ from decomcam_bench.results.values import evaluated, metric_of, metric_records
 #: Longest side of a picture, in pixels.
 SIDE = 192
 _FOCUS = "decomcam"
+#: Decompositions whose components are shown beside each other.
+_MOST_DECOMPOSITIONS = 4
 _CONTROLS = ("center", "random", "edges", "oracle")
 
 
@@ -130,37 +133,56 @@ def make_gallery(cells: Sequence[Cell], overrides: Sequence[str] = (), each: int
         most_methods: pictures beside the annotated one.
     """
     values = {cell.key: pair_values(cell) for cell in cells}
-    shown = _one_a_method([cell for cell in cells if values[cell.key]])[:most_methods]
-    labels = [label for label in (values[shown[0].key] if shown else {}) if all(label in values[c.key] for c in shown)]
-    if not labels:
+    label = choose_label(list(values.values()))
+    if label is None:
         return Gallery(note="no metric of these cells has a value for each pair to choose pictures by")
-    label = next((name for word in ("energy", "pointing") for name in labels if name.startswith(word)), labels[0])
-    by_method = {cell.key: values[cell.key][label] for cell in shown}
-    focus = next((cell for cell in shown if str(cell.display["method"]).startswith(_FOCUS)), shown[0])
-    picked = pick(by_method, focus.key, each)
+    shown = _one_a_method([cell for cell in cells if label in values[cell.key]])[:most_methods]
+    decompositions = _one_a_method([cell for cell in cells if cell.display["rank"]])[:_MOST_DECOMPOSITIONS]
     gallery = Gallery(label)
     try:
-        group, planned = _plan(shown, overrides)
+        group, planned = _plan(list({cell.key: cell for cell in (*shown, *decompositions)}.values()), overrides)
     except DataError as error:
         gallery.note = f"the data set is not there: {error}"
         return gallery
-    if planned is None:
+    shown = [cell for cell in shown if cell.key in planned]
+    if not shown:
         gallery.note = "the data set, the model or a method has changed since these records were made"
+        return gallery
+    by_method = {cell.key: values[cell.key][label] for cell in shown}
+    focus = shown[0]
+    picked = pick(by_method, focus.key, each)
+    if not picked:
+        gallery.note = f"no pair has a value of {label} for every method"
         return gallery
     positions = sorted({position for pairs in picked.values() for position, _ in pairs})
     explained = _explain(group, planned, positions)
     for heading, pairs in picked.items():
         gallery.rows[heading] = [
-            _strip(explained[pair], shown, planned, {c.key: by_method[c.key].get(pair) for c in shown}, focus)
+            _strip(explained[pair], shown, {c.key: by_method[c.key].get(pair) for c in shown})
             for pair in pairs
             if pair in explained
         ]
-    place = shown.index(focus)
-    for pairs in picked.values():
-        gallery.components += [
-            strip for pair in pairs[:1] if pair in explained and (strip := _components(explained[pair], place))
-        ]
+    own = [cell for cell in decompositions if cell.key in planned]
+    firsts = [explained[pairs[0]] for pairs in picked.values() if pairs and pairs[0] in explained]
+    for number, one in enumerate(firsts):
+        # Other decompositions stand beside the first for one pair alone: a page has to stay small.
+        strips = (_components(one, cell) for cell in (own if number == 0 else own[:1]))
+        gallery.components += [strip for strip in strips if strip]
     return gallery
+
+
+def choose_label(values: Sequence[Mapping[str, Any]]) -> str | None:
+    """What pairs are chosen by: energy, else pointing, else what most cells have; None where no cell has any.
+
+    Args:
+        values: of each cell, by label.
+    """
+    having = Counter(label for own in values for label in own)
+    for word in ("energy", "pointing", ""):
+        labels = [label for label in having if label.startswith(word)]
+        if labels:
+            return max(labels, key=having.__getitem__)
+    return None
 
 
 def _one_a_method(cells: Sequence[Cell]) -> list[Cell]:
@@ -185,7 +207,8 @@ def _own_choice(cell: Cell) -> bool:
     )
 
 
-def _plan(cells: Sequence[Cell], overrides: Sequence[str]) -> tuple[Any, list[PlannedCell] | None]:
+def _plan(cells: Sequence[Cell], overrides: Sequence[str]) -> tuple[Group, dict[str, PlannedCell]]:
+    """What the cells are computed with now, by key; those are left out that have changed since."""
     configs = [load_config([*cell.display["overrides"], *overrides]) for cell in cells]
     joined = RunConfig(
         tuple(s for config in configs for s in config.settings),
@@ -194,10 +217,10 @@ def _plan(cells: Sequence[Cell], overrides: Sequence[str]) -> tuple[Any, list[Pl
         (),
     )
     plan = make_plan(joined)
-    by_key = {cell.key: cell for cell in plan.cells}
-    if len(plan.groups) != 1 or any(cell.key not in by_key for cell in cells):
-        return None, None
-    return plan.groups[0], [by_key[cell.key] for cell in cells]
+    wanted = {cell.key for cell in cells}
+    # Cells of other seeds are another group; the largest is shown.
+    group = max(plan.groups, key=lambda group: sum(cell.key in wanted for cell in group.cells))
+    return group, {cell.key: cell for cell in group.cells if cell.key in wanted}
 
 
 @dataclass
@@ -206,17 +229,19 @@ class _Explained:
     target: Target
     geometry: Geometry
     image_id: str
-    explanations: list[tuple[Explanation, int]]
+    explanations: dict[str, tuple[Explanation, int]]
     input_size: tuple[int, int]
 
-    def map(self, place: int) -> np.ndarray:
-        explanation, pair = self.explanations[place]
+    def map(self, key: str) -> np.ndarray:
+        explanation, pair = self.explanations[key]
         if pair in explanation.failures:
             return np.zeros(self.image.shape[:2], np.float32)
         return self.geometry.to_original(explanation.maps(self.input_size)[pair].float().cpu().numpy())
 
 
-def _explain(group: Group, cells: Sequence[PlannedCell], positions: Sequence[int]) -> dict[tuple[int, int], _Explained]:
+def _explain(
+    group: Group, planned: Mapping[str, PlannedCell], positions: Sequence[int]
+) -> dict[tuple[int, int], _Explained]:
     """Maps of all cells for the pairs of some images."""
     model, dataset = group.model, group.dataset
     indices = [group.selection.indices[position] for position in positions]
@@ -227,20 +252,27 @@ def _explain(group: Group, cells: Sequence[PlannedCell], positions: Sequence[int
     for position, (loaded,) in zip(positions, images, strict=True):
         if loaded.pixels is None:
             continue
-        batch = _batch(group, loaded, sorted({cell.layer for cell in cells if cell.layer}))
+        batch = _batch(group, loaded, sorted({cell.layer for cell in planned.values() if cell.layer}))
         if not len(batch):
             continue
         with torch.no_grad():
-            made = [
-                explained(c.method, maker.evidence(batch, c.layer, c.method.score, c.method.needs), [c.rank])[c.rank]
-                for c in cells
-            ]
+            made = {key: _explanation(cell, maker, batch) for key, cell in planned.items()}
         picture = dataset.load_image(loaded.index)
         for pair, target in enumerate(batch.targets):
             found[position, target.class_id] = _Explained(
-                picture, target, batch.geometries[0], loaded.sample.image_id, [(e, pair) for e in made], size
+                picture,
+                target,
+                batch.geometries[0],
+                loaded.sample.image_id,
+                {key: (explanation, pair) for key, explanation in made.items()},
+                size,
             )
     return found
+
+
+def _explanation(cell: PlannedCell, maker: EvidenceMaker, batch: Batch) -> Explanation:
+    evidence = maker.evidence(batch, cell.layer, cell.method.score, cell.method.needs)
+    return explained(cell.method, evidence, [cell.rank])[cell.rank]
 
 
 def _batch(group: Group, loaded: Loaded, layers: Sequence[str]) -> Batch:
@@ -260,23 +292,22 @@ def _batch(group: Group, loaded: Loaded, layers: Sequence[str]) -> Batch:
     )
 
 
-def _strip(
-    explained: _Explained, cells: Sequence[Cell], planned: Sequence[PlannedCell], values: Mapping[str, Any], focus: Cell
-) -> Strip:
+def _name(cell: Cell) -> str:
+    return str(cell.display["method"]) + (f" rank {cell.display['rank']}" if cell.display["rank"] else "")
+
+
+def _strip(explained: _Explained, cells: Sequence[Cell], values: Mapping[str, Any]) -> Strip:
     pictures = [Picture(_annotated(explained), explained.target.class_name, "annotation")]
-    for place, cell in enumerate(cells):
+    for cell in cells:
         value = values[cell.key]
-        rank = f" rank {cell.display['rank']}" if cell.display["rank"] else ""
         note = "no map" if value is None or np.isnan(value) else f"{abs(value):.3f}"
-        pictures.append(
-            Picture(_overlay(explained.image, explained.map(place)), f"{cell.display['method']}{rank}", note)
-        )
+        pictures.append(Picture(_overlay(explained.image, explained.map(cell.key)), _name(cell), note))
     return Strip(f"{explained.image_id}, {explained.target.class_name}", pictures)
 
 
-def _components(explained: _Explained, place: int) -> Strip | None:
+def _components(explained: _Explained, cell: Cell) -> Strip | None:
     """The components of a decomposition by weight, with the annotated parts that they match best."""
-    explanation, pair = explained.explanations[place]
+    explanation, pair = explained.explanations[cell.key]
     components = explanation.components
     if components is None or pair in explanation.failures:
         return None
@@ -286,7 +317,7 @@ def _components(explained: _Explained, place: int) -> Strip | None:
     parts = _matched(maps, explained.target)
     pictures = [
         Picture(_annotated(explained), explained.target.class_name, "annotation"),
-        Picture(_overlay(explained.image, explained.map(place)), "map", "all components"),
+        Picture(_overlay(explained.image, explained.map(cell.key)), _name(cell), "all components"),
     ]
     for number in np.argsort(-weights, kind="stable"):
         caption = f"H{number + 1}" + (f": {parts[int(number)]}" if int(number) in parts else "")

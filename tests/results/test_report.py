@@ -21,7 +21,7 @@ from PIL import Image
 from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
-from decomcam_bench.results.gallery import pick
+from decomcam_bench.results.gallery import choose_label, pick
 from decomcam_bench.results.housekeeping import describe
 from decomcam_bench.results.report import write_report
 from decomcam_bench.results.store import Store, write_json
@@ -115,6 +115,25 @@ def test_pairs_are_picked_by_worst_disagreement_and_best() -> None:
     picked = pick({"a": focus, "b": other}, "a", 1)
     assert picked == {"worst": [(0, 0)], "largest disagreement": [(3, 0)], "best": [(1, 0)]}
     assert "largest disagreement" not in pick({"a": focus}, "a", 2)
+
+
+def test_pictures_stay_when_cells_of_another_experiment_have_other_metrics(tmp_path: Path) -> None:
+    common = ["limit=2", "workers=0", "device=cpu", f"results={tmp_path}"]
+    run(load_config(["method=decomcam,center", "metric=energy,pointing", *common]))
+    run(load_config(["method=decomcam,dff", "rank=3", "metric=parts", *common]))
+    text = write_report(tmp_path, tmp_path / "r.html", resamples=10).read_text()
+    assert "No pictures" not in text
+    assert "Pairs chosen by <b>energy</b>" in text
+    captions = [text for text in Page(text).texts if text in ("decomcam rank 10", "dff rank 3", "center")]
+    assert {"decomcam rank 10", "dff rank 3", "center"} == set(captions)
+
+
+def test_the_label_that_pairs_are_chosen_by() -> None:
+    both, parts = {"pointing": 1, "energy": 1}, {"parts_energy": 1, "energy[a=1]": 1}
+    assert choose_label([parts, both, both]) == "energy"
+    assert choose_label([{"pointing": 1}, {"parts_energy": 1}, {"parts_energy": 1}]) == "pointing"
+    assert choose_label([{"deletion": 1}, {"parts_energy": 1, "deletion": 1}]) == "deletion"
+    assert choose_label([{}]) is None
 
 
 def test_commands_to_repeat_name_every_option_and_can_be_pasted(tmp_path: Path) -> None:
