@@ -161,9 +161,11 @@ class ThresholdedBoxes(MapMetric):
             lambda: boxes_at_thresholds(min_max_at(pair, size), thresholds(self.threshold_step)),
         )
         annotated = resized_boxes(pair.target.boxes, (pair.height, pair.width), size)
+        best = pair.shared(
+            ("best_iou", size, self.threshold_step), lambda: inclusive_iou(drawn.boxes, annotated).max(axis=1)
+        )
         if self.contours == "largest":
-            return {"best_iou": inclusive_iou(drawn.boxes[drawn.largest], annotated).max(axis=1)}
-        best = inclusive_iou(drawn.boxes, annotated).max(axis=1)
+            return {"best_iou": best[drawn.largest]}
         return {"best_iou": np.maximum.reduceat(best, drawn.starts)}
 
 

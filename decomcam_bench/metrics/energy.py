@@ -53,7 +53,7 @@ class Energy(RegionMetric):
         if self.objects == "single":
             if len(pair.target.boxes) != 1:
                 return Skip("several_objects")
-            if int(pair.box_region.sum()) * 2 >= region.size:
+            if int(np.count_nonzero(pair.box_region)) * 2 >= region.size:
                 return Skip("large_object")
         if pair.flaw:
             return Fail(pair.flaw)

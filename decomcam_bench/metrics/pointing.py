@@ -64,7 +64,7 @@ def is_difficult(pair: PairMap, region: np.ndarray) -> bool:
     TorchRay reads the authors' lists for VOC07 and COCO14, which follow this definition.
     """
     distracted = any(other != pair.target.class_id for other in pair.image_classes)
-    return distracted and int(region.sum()) * 4 < region.size
+    return distracted and int(np.count_nonzero(region)) * 4 < region.size
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics import boxes
 from decomcam_bench.metrics.base import Fail, Outcome, PairMap, Skip
 from decomcam_bench.metrics.boxes import (
     MaxBoxAcc,
@@ -177,10 +178,11 @@ def test_the_map_is_taken_from_the_squashed_input_where_it_shows_the_whole_image
     assert np.abs(cropped.at_size(224, 224) - saliency).max() > 0.1
 
 
-def test_metrics_of_one_map_search_contours_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_of_one_map_search_and_compare_contours_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = cv2.findContours
-    monkeypatch.setattr(cv2, "findContours", lambda *a: calls.append(1) or real(*a))
+    find, compare = cv2.findContours, boxes.inclusive_iou
+    monkeypatch.setattr(cv2, "findContours", lambda *a: calls.append(1) or find(*a))
+    monkeypatch.setattr(boxes, "inclusive_iou", lambda *a: calls.append(1) or compare(*a))
     own = pair(np.random.default_rng(1).random((30, 30)), [(0, 0, 9, 9)])
     MaxBoxAcc().evaluate(own)
     first = len(calls)
