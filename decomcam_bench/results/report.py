@@ -21,7 +21,7 @@ from decomcam_bench import __version__
 from decomcam_bench.errors import ConfigError, StoreError, UserError
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.results import figures, formats, layout
-from decomcam_bench.results.experiments import chosen_numbers, with_labels
+from decomcam_bench.results.experiments import BLIND, chosen_numbers, with_labels
 from decomcam_bench.results.gallery import Gallery, make_gallery
 from decomcam_bench.results.housekeeping import commands
 from decomcam_bench.results.store import RECORDS, Cell, Store
@@ -177,7 +177,7 @@ def _drawings(table: pd.DataFrame, cells: Sequence[Cell], better: Mapping[str, s
     plain = [
         name for name in layout.numbers(table) if name in better and name not in detail and table[name].notna().any()
     ]
-    quality = [name for name in plain if better[name] != "none" and not name.startswith("efficiency")][:_MOST_PANELS]
+    quality = [name for name in plain if better[name] != "none" and not name.startswith("efficiency")]
     identities = {cell.key: cell.identity for cell in cells}
     made: list[Drawing] = []
     known = chosen_numbers(table, ["efficiency_forward", "efficiency_pairs_per_second"])
@@ -187,14 +187,13 @@ def _drawings(table: pd.DataFrame, cells: Sequence[Cell], better: Mapping[str, s
         made.append(_drawing("Quality against cost", figures.scatter(data, costs, quality[:2], better)))
     for x, label in (("rank", "rank"), ("method.channels", "channels"), ("layer", "layer")):
         data = with_labels(table, identities, x)
-        data = data[data[x].notna() & (data[x].astype(str) != "")]
-        several = data.groupby("label")[x].transform("nunique") > 1 if len(data) else pd.Series(dtype=bool)
-        data = data[several] if len(data) else data
-        if len(data) and quality:
+        along = data[x].notna() & (data[x].astype(str) != "")
+        levels, data = data[~along & data["method"].isin(BLIND)].assign(series=lambda t: t["label"]), data[along]
+        data, shown = _along(data, x, quality)
+        if shown:
             if "." not in x and x != "rank":
                 data = data.sort_values("layer", kind="stable")
-            data["series"] = data["label"]
-            made.append(_drawing(f"By {label}", figures.lines(data, x, quality, better, label, "series")))
+            made.append(_drawing(f"By {label}", figures.lines(data, x, shown, better, label, "series", levels)))
     labels = dict(zip(table["key"], with_labels(table, identities)["label"], strict=True))
     means = _mean_curves(cells, labels)
     if means:
@@ -205,6 +204,23 @@ def _drawings(table: pd.DataFrame, cells: Sequence[Cell], better: Mapping[str, s
         text = "Pairs that the model classifies correctly, by the accuracy of their class in this run."
         made.append(_drawing("By class accuracy", figures.bins(bins), text))
     return made
+
+
+def _along(data: pd.DataFrame, x: str, names: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows and the numbers that make a curve along ``x``: those of a series with several values of it.
+
+    Cells of other experiments have other numbers; what has one point, or none, is no curve.
+    """
+    data = data.assign(series=data["label"])
+    if not len(data):
+        return data, []
+
+    def several(rows: pd.DataFrame) -> bool:
+        return bool((rows.groupby("series")[x].nunique() > 1).any())
+
+    shown = [name for name in names if several(data[data[name].notna()])][:_MOST_PANELS]
+    drawn = data[data[shown].notna().any(axis=1)]
+    return drawn[drawn.groupby("series")[x].transform("nunique") > 1], shown
 
 
 def _drawing(title: str, figure: Figure, text: str = "") -> Drawing:

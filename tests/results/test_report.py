@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from decomcam_bench.config import load_config
@@ -134,6 +135,24 @@ def test_the_label_that_pairs_are_chosen_by() -> None:
     assert choose_label([{"pointing": 1}, {"parts_energy": 1}, {"parts_energy": 1}]) == "pointing"
     assert choose_label([{"deletion": 1}, {"parts_energy": 1, "deletion": 1}]) == "deletion"
     assert choose_label([{}]) is None
+
+
+def test_curves_are_drawn_of_the_numbers_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = []
+    monkeypatch.setattr(
+        "decomcam_bench.results.report.figures.lines",
+        lambda data, x, names, *rest: tables.append((x, data, names, rest[-1])) or Figure(),
+    )
+    values = dict.fromkeys(("adcc", "coherency", "complexity", "drop", "increase"), 0.5)
+    write_cell(tmp_path, "a", {name: pairs(20, **values) for name in ("adcc", "average_drop")}, rank=2)
+    write_cell(tmp_path, "b", {"energy": pairs(20, energy=0.3)}, rank=2)
+    write_cell(tmp_path, "a", {"energy": pairs(20, energy=0.4)}, rank=3)
+    write_cell(tmp_path, "a", {"energy": pairs(20, energy=0.5)}, rank=5)
+    write_cell(tmp_path, "random", {"energy": pairs(20, energy=0.1)}, layer="")
+    write_report(tmp_path, tmp_path / "r.html", gallery=False, resamples=10)
+    ((x, data, names, levels),) = tables
+    assert (x, names, sorted(data["rank"]), set(data["series"])) == ("rank", ["energy"], [3, 5], {"a"})
+    assert levels["energy"].tolist() == pytest.approx([0.1])
 
 
 def test_commands_to_repeat_name_every_option_and_can_be_pasted(tmp_path: Path) -> None:
