@@ -278,8 +278,18 @@ class Dataset(abc.ABC):
 
     @property
     def prompt_identity(self) -> dict[str, Any]:
-        """Wording of the prompts, for the cell key; the templates themselves, not their set's name."""
-        return {"names": self.names, "templates": list(self.prompts.templates)}
+        """Wording of the prompts, for the cell key; the templates themselves, not their set's name.
+
+        The names of all classes are part of it, those that no image shows too: metrics that run the
+        model compare a pair with every text.
+        """
+        return {"names": self.names, "templates": list(self.prompts.templates), "texts": self._names_digest}
+
+    @cached_property
+    def _names_digest(self) -> str:
+        """Hash of the names that the templates are put round, and of which are free texts."""
+        named = [list(self.worded(self.names)), sorted(self.free_texts)]
+        return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -327,7 +337,8 @@ class Prompts:
 
     def texts(self, dataset: Dataset) -> list[list[str]]:
         """One list of texts a class, in the order of the class ids."""
+        free = dataset.free_texts
         return [
-            [name] if number in dataset.free_texts else [template.replace("{}", name) for template in self.templates]
+            [name] if number in free else [template.replace("{}", name) for template in self.templates]
             for number, name in enumerate(dataset.worded(self.names))
         ]

@@ -56,6 +56,11 @@ class ToyBox(Dataset):
     def identity(self) -> dict[str, Any]:
         return {**super().identity, "split": self.split, "size": self.size}
 
+    @property
+    def prompt_identity(self) -> dict[str, Any]:
+        """Names and templates; the texts follow from them and the class names, which the fingerprint holds."""
+        return {key: value for key, value in super().prompt_identity.items() if key != "texts"}
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what decides the scenes; they need not be drawn for it."""

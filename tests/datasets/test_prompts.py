@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from decomcam_bench.datasets.base import Dataset
-from decomcam_bench.datasets.coco import OFFICIAL
+from decomcam_bench.datasets.coco import COCO, OFFICIAL
+from decomcam_bench.datasets.custom import Custom
 from decomcam_bench.datasets.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.prompts import imagenet_names, resolve_templates
 from decomcam_bench.datasets.toybox import ToyBox
 from decomcam_bench.errors import ConfigError
+from tests.datasets import layouts
 
 
 def _texts(dataset: Dataset) -> list[list[str]]:
@@ -74,3 +79,30 @@ def test_official_coco_categories() -> None:
     assert ids == sorted(set(ids))
     assert set(range(1, 91)) - set(ids) == {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     assert OFFICIAL[-1] == (90, "toothbrush")
+
+
+def test_the_key_holds_every_text_and_not_only_those_of_classes_that_images_show(tmp_path: Path) -> None:
+    root = layouts.write_coco(tmp_path, layouts.scenes(2))
+    file = root / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    shown = {annotation["category_id"] for annotation in content["annotations"]}
+    unseen = next(category for category in content["categories"] if category["id"] not in shown)
+    found = {}
+    for name in (unseen["name"], "renamed", "renamed"):
+        unseen["name"] = name
+        file.write_text(json.dumps(content))
+        (root / "val2017" / "annotations.json").write_text(file.read_text())
+        own = Custom(root=str(root / "val2017"))
+        for dataset in (COCO(root=str(root)), own):
+            found.setdefault(type(dataset), []).append(json.dumps(dataset.prompt_identity))
+    for before, after, same in found.values():
+        assert before != after == same
+
+
+def test_a_free_text_is_another_prompt_than_a_class_of_that_name(tmp_path: Path) -> None:
+    layouts.save(tmp_path / "a.png", np.zeros((20, 20, 3), np.uint8))
+    identities = []
+    for column in ("class", "text"):
+        (tmp_path / "annotations.csv").write_text(f"image,{column},x0,y0,x1,y1\na.png,dog,1,1,9,9\n")
+        identities.append(Custom(root=str(tmp_path)).prompt_identity)
+    assert identities[0] != identities[1]
