@@ -184,7 +184,7 @@ class MaxBoxAcc(ThresholdedBoxes):
     """MaxBoxAcc: share of pairs whose box is right, at the data set's best threshold.
 
     Attributes:
-        iou_levels: a hit from these IoUs on; the mean over levels is reported.
+        iou_levels: a hit from these IoUs on, each once; the mean over levels is reported.
     """
 
     iou_levels: tuple[float, ...] = (0.5,)
@@ -194,10 +194,13 @@ class MaxBoxAcc(ThresholdedBoxes):
         self.iou_levels = tuple(self.iou_levels)
         if not self.iou_levels or not all(0 < level <= 1 for level in self.iou_levels):
             raise ConfigError(f"metric.iou_levels={list(self.iou_levels)}: one or more values in (0, 1]")
+        names = self._level_names()
+        if len(set(names)) < len(names):
+            raise ConfigError(f"metric.iou_levels={list(self.iou_levels)}: each level once")
 
     def _level_names(self) -> list[str]:
         name = self.name or "maxboxacc"
-        return [f"{name}_{round(100 * level):d}" for level in self.iou_levels]
+        return [f"{name}_{100 * level:g}" for level in self.iou_levels]
 
     @property
     def columns(self) -> Sequence[Column]:

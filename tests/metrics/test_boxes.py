@@ -121,6 +121,13 @@ def test_levels_choose_their_thresholds_apart() -> None:
     assert (values["m_30_threshold"], values["m_70_threshold"]) == (0.0, 0.5)
 
 
+def test_levels_that_round_to_one_per_cent_have_columns_of_their_own() -> None:
+    metric = MaxBoxAcc(name="m", iou_levels=(0.07, 0.501, 0.502))
+    names = [column.name for column in metric.columns]
+    assert names[:4] == ["m", "m_7", "m_50.1", "m_50.2"]
+    assert list(metric.aggregate(_hits([[0.6] * 100]))) == names
+
+
 def test_iou_exactly_at_the_level_is_a_hit() -> None:
     exact = np.array([[0, 0, 6, 0]]), np.array([[0, 0, 9, 0]])
     assert inclusive_iou(*exact)[0, 0] == 0.7
@@ -193,7 +200,14 @@ def test_metrics_of_one_map_search_and_compare_contours_once(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "options",
-    [{"contours": "biggest"}, {"size": 0}, {"threshold_step": 0.0}, {"iou_levels": ()}, {"iou_levels": (50.0,)}],
+    [
+        {"contours": "biggest"},
+        {"size": 0},
+        {"threshold_step": 0.0},
+        {"iou_levels": ()},
+        {"iou_levels": (50.0,)},
+        {"iou_levels": (0.5, 0.5)},
+    ],
 )
 def test_bad_options(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
