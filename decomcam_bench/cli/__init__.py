@@ -72,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"unknown command '{word}'{did_you_mean(word, COMMANDS)}; valid: {', '.join(COMMANDS)}")
         parsed, rest = parser.parse_known_args([w for w in arguments if w != "--debug"])
         if rest:
-            if not hasattr(parsed, "overrides") or any(w.startswith("-") for w in rest):
+            # Words behind an option, which argparse gives no list that could have ended before it.
+            words = getattr(parsed, "overrides", getattr(parsed, "keys", None))
+            if words is None or any(w.startswith("-") for w in rest):
                 raise UserError(f"unrecognized arguments: {' '.join(rest)}; see decomcam-bench {parsed.command} --help")
-            parsed.overrides += rest
+            words += rest
         if parsed.command is None:
             parser.print_help()
             return 0

@@ -348,3 +348,13 @@ def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[
     ):
         assert says in error_of(["results", *root, *words], capsys)
     assert find_cell(tmp_path, cell.key[:3]).key == cell.key
+
+
+def test_keys_may_stand_behind_options(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_cell(tmp_path, "other", {"energy": pairs(IMAGES, energy=0.5)})
+    assert main(["results", "show", "--results", str(tmp_path), cell.key]) == 0
+    assert json.loads(capsys.readouterr().out)["key"] == cell.key
+    assert main(["results", "compare", "--results", str(tmp_path), cell.key, other.key, "--metric", "energy"]) == 0
+    assert main(["results", "compare", cell.key, "--results", str(tmp_path), other.key]) == 0
+    assert "takes no KEY" in error_of(["results", "list", "--results", str(tmp_path), cell.key], capsys)
+    assert "unrecognized arguments: --what" in error_of(["results", "list", "--what"], capsys)
