@@ -163,7 +163,8 @@ def _compare(metric: Metric, content: Any, before: pd.DataFrame, after: pd.DataF
 def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
     """Removes what an interrupted run left: cells without a finished part, damaged parts, temporary
     files. Unfinished cells with finished parts stay, for they are continued. A cell that is being
-    written, or whose description is gone, is left alone.
+    written, whose description is gone or cannot be read, or that a newer version has written to, is
+    left alone.
 
     Returns:
         One line for each thing removed (or, with ``dry_run``, that would be).
@@ -185,6 +186,9 @@ def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
             continue
         try:
             lines += _clean(store, entry, dry_run)
+        except StoreError as error:
+            # Written by a newer version, or damaged: for the user to decide.
+            lines.append(f"kept {entry.name}: {error}")
         except OSError as error:
             lines.append(f"kept {entry.name}: {error.filename} cannot be removed ({error.strerror})")
         finally:
@@ -196,11 +200,7 @@ def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
 
 
 def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
-    try:
-        cell = store.cell(entry.name)
-    except StoreError as error:
-        # Written by a newer version, or damaged: for the user to decide.
-        return [f"kept {entry.name}: {error}"]
+    cell = store.cell(entry.name)
     if cell is None and entry in store.orphans():
         return [f"kept {entry.name}: has records but no cell.json; run its command again to restore it"]
     if cell is None or not any(cell.sealed(stream) for stream in (RECORDS, *cell.metrics())):

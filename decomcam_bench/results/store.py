@@ -92,7 +92,11 @@ class Cell:
         return self.stream(stream) / f"part-{number:05d}.{suffix}"
 
     def sealed(self, stream: str) -> set[int]:
-        """Numbers of the parts of a stream that can be read to the end; none of a metric that is not described."""
+        """Numbers of the parts of a stream that can be read to the end; none of a metric that is not described.
+
+        Raises:
+            StoreError: for a part that a newer version wrote: it is whole, and not to be written over.
+        """
         folder = self.stream(stream)
         if not folder.is_dir() or not (stream in (RECORDS, "maps") or (folder / "metric.json").is_file()):
             return set()
@@ -110,7 +114,9 @@ class Cell:
             if stream == "maps":
                 with np.load(self.part(stream, number), allow_pickle=False) as data:
                     return {"image_index", "without_map", "native", "mode", "size", "channels"} <= set(data.files)
-            return _check(pq.ParquetFile(self.part(stream, number)).schema_arrow, self.key, stream, number)
+            schema = pq.ParquetFile(self.part(stream, number)).schema_arrow
+            _refuse_newer(self.part(stream, number), schema)
+            return _check(schema, self.key, stream, number)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, pa.ArrowException):
             return False
 
@@ -168,15 +174,11 @@ class Cell:
                 raise ValueError("rows are missing")
             columns = None if wanted is None else [name for name in file.schema_arrow.names if wanted(name)]
             table = file.read(columns)
-            own, newer = _check(table.schema, self.key, stream, number), _schema_of(table.schema) > SCHEMA
+            _refuse_newer(path, table.schema)
+            own = _check(table.schema, self.key, stream, number)
             pandas_metadata = table.schema.pandas_metadata
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise StoreError(f"{path}: damaged ({_said(error)}); {_AGAIN}") from error
-        if newer:
-            raise StoreError(
-                f"{path}: written by a newer decomcam-bench (schema {_schema_of(table.schema)}, this one reads "
-                f"{SCHEMA}); upgrade with pip install -U decomcam-bench"
-            )
         if not own or not pandas_metadata:
             raise StoreError(f"{path}: belongs to another cell or part; {_AGAIN}")
         # Parts differ in what their metadata say of themselves.
@@ -192,9 +194,18 @@ def _check(schema: pa.Schema, key: str, stream: str, number: int) -> bool:
     return said is not None and json.loads(said) == {"schema": SCHEMA, "cell": key, "stream": stream, "part": number}
 
 
-def _schema_of(schema: pa.Schema) -> int:
+def _refuse_newer(path: Path, schema: pa.Schema) -> None:
     said = (schema.metadata or {}).get(b"decomcam_bench")
-    return int(json.loads(said)["schema"]) if said else 0
+    found = int(json.loads(said)["schema"]) if said else 0
+    if found > SCHEMA:
+        raise StoreError(_newer(path, found))
+
+
+def _newer(path: Path, schema: int) -> str:
+    return (
+        f"{path}: written by a newer decomcam-bench (schema {schema}, this one reads {SCHEMA}); "
+        f"upgrade with pip install -U decomcam-bench"
+    )
 
 
 def _read_json(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
@@ -210,10 +221,7 @@ def _read_json(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); {remedy}") from error
     if newer:
-        raise StoreError(
-            f"{path}: written by a newer decomcam-bench (schema {content['schema']}, this one reads {SCHEMA}); "
-            f"upgrade with pip install -U decomcam-bench"
-        )
+        raise StoreError(_newer(path, content["schema"]))
     if digest is not None and digest != key_of(content):
         raise StoreError(f"{path}: was changed after it was written; {remedy}")
     return content

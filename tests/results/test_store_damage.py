@@ -82,14 +82,43 @@ def test_a_part_of_another_cell_is_refused(cell: Cell, tmp_path: Path) -> None:
     assert cell.sealed(next(iter(cell.metrics()))) == {0, 2}
 
 
-def test_a_part_of_a_newer_version_is_refused(cell: Cell, tmp_path: Path) -> None:
-    path = metric_part(cell)
+def make_newer(path: Path) -> None:
+    """A part as a later version would write it."""
     table = pq.read_table(path)
     said = {**json.loads(table.schema.metadata[b"decomcam_bench"]), "schema": 99}
     newer = {**table.schema.metadata, b"decomcam_bench": json.dumps(said).encode()}
     pq.write_table(table.replace_schema_metadata(newer), path)
-    with pytest.raises(StoreError, match="pip install -U decomcam-bench"):
-        load_table(tmp_path)
+
+
+def test_a_part_of_a_newer_version_is_refused_and_never_replaced(tmp_path: Path) -> None:
+    words = ["method=center", "metric=energy", "limit=20", "workers=0", "device=cpu", f"results={tmp_path}"]
+    run(load_config(words))
+    (cell,) = Store(tmp_path).cells()
+    path = metric_part(cell, 0)
+    make_newer(path)
+    before = path.read_bytes()
+    for act in (lambda: load_table(tmp_path), lambda: run(load_config(words))):
+        with pytest.raises(StoreError, match="pip install -U decomcam-bench"):
+            act()
+    (line,) = collect_garbage(tmp_path)
+    assert line.startswith(f"kept {cell.key}: {path}: written by a newer")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["empty", "newer"])
+def test_gc_goes_on_behind_a_description_that_cannot_be_read(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [write_cell(tmp_path, name, {"energy": pairs(IMAGES, energy=0.5)}) for name in ("a", "b", "c")]
+    for cell in cells:
+        (cell.folder / ".x.tmp").write_bytes(b"x")
+    bad = sorted(cells, key=lambda cell: cell.key)[1]
+    (file,) = bad.folder.rglob("metric.json")
+    file.write_text("" if damage == "empty" else json.dumps({**json.loads(file.read_text()), "schema": 99}))
+    assert main(["results", "gc", "--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["removed", "kept", "removed"]
+    assert str(file) in lines[1]
 
 
 def test_newer_files_are_refused_with_the_remedy(
