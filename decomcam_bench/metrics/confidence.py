@@ -51,7 +51,7 @@ class ConfidenceDrop(ModelMetric):
     """Average drop and average increase in confidence.
 
     Attributes:
-        drop: ``relative`` to p, or ``absolute``.
+        drop: ``relative`` to p, which must be a probability; or ``absolute``.
         confidence: p is that of the pair's ``own`` class, or of the ``top`` class (p' stays that
             of the own class).
         keep: share of the highest pixels that the map keeps; the others become 0.
@@ -72,12 +72,19 @@ class ConfidenceDrop(ModelMetric):
         check_choice("metric.score", self.score, SCORES)
         if not 0 < self.keep <= 1:
             raise ConfigError(f"metric.keep={self.keep}: must lie in (0, 1]")
+        if self.drop == "relative" and self.score == "cosine":
+            raise ConfigError(
+                "metric.drop=relative, metric.score=cosine: a cosine may be 0 or negative, so that a share of it says "
+                "nothing; choose metric.score=softmax or unnormalised, or metric.drop=absolute"
+            )
 
     @property
     def columns(self) -> Sequence[Column]:
         name = self.name or "average_drop"
         prefix = name.removesuffix("_drop")
-        return (Column(name, "lower", value="drop"), Column(f"{prefix}_increase", value="increase"))
+        # Between cosines of 1 and -1.
+        high = 2.0 if self.score == "cosine" else 1.0
+        return (Column(name, "lower", high=high, value="drop"), Column(f"{prefix}_increase", value="increase"))
 
     def scored_per_pair(self, input_size: tuple[int, int]) -> int:
         return 1
@@ -126,10 +133,10 @@ class ADCC(ConfidenceDrop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.drop != "relative" or self.score == "cosine":
+        if self.drop != "relative":
             raise ConfigError(
-                f"metric.drop={self.drop}, metric.score={self.score}: ADCC is defined for the relative drop of a "
-                "probability (drop=relative, score=softmax or unnormalised)"
+                f"metric.drop={self.drop}: ADCC is defined for the relative drop of a probability; "
+                "choose metric.drop=relative, metric.score=softmax or unnormalised"
             )
 
     @property

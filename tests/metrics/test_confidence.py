@@ -122,6 +122,14 @@ def test_constant_map_hides_the_image() -> None:
     assert outcomes[0]["masked"] == pytest.approx(0.25)
 
 
+def test_a_share_of_a_cosine_is_refused_and_a_difference_of_cosines_reaches_two() -> None:
+    for metric in (ConfidenceDrop, ADCC):
+        with pytest.raises(ConfigError, match=r"drop=relative, metric\.score=cosine"):
+            metric(score="cosine")
+    drop, increase = ConfidenceDrop(drop="absolute", score="cosine").columns
+    assert (drop.low, drop.high, increase.high) == (0.0, 2.0, 1.0)
+
+
 def test_means_and_options() -> None:
     rows = table([{"drop": 0.2, "increase": False}, {"drop": 0.0, "increase": True}])
     assert ConfidenceDrop(name="average_drop").aggregate(rows) == {
