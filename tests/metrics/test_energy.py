@@ -52,6 +52,14 @@ def test_the_same_map_anywhere_in_memory_gives_the_same_bits() -> None:
     assert len(found) == 1
 
 
+def test_all_of_the_mass_is_never_more_than_all() -> None:
+    random = np.random.default_rng(0)
+    maps = [random.random((random.integers(1, 60), random.integers(1, 60))).astype(np.float32) for _ in range(300)]
+    found = [Energy().evaluate(pair(own, [(0, 0, 60, 60)]))["energy"] for own in maps]
+    assert max(found) == 1.0
+    assert min(found) > 1 - 1e-12
+
+
 def test_edges() -> None:
     metric = Energy()
     assert metric.evaluate(pair(np.zeros((3, 3)), [(0, 0, 2, 2)])) == Fail("map_zero_mass")
