@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.datasets.base import Target
+from decomcam_bench.datasets.base import Mask, Target
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.sums import ImageSums, mean_sums
 from decomcam_bench.options import check_choice
@@ -157,14 +157,20 @@ class PairMap:
 
     @cached_property
     def mask_region(self) -> np.ndarray | None:
-        """Pixels of the target's masks, bool (height, width), or None without masks."""
-        return self.target.object_mask()
+        """Pixels of the target's masks, bool (height, width), or None without masks.
+
+        Raises:
+            ValueError: for a mask that cannot be decoded or is not of the image's size.
+        """
+        if not self.target.masks:
+            return None
+        return np.logical_or.reduce([decoded(mask, self.height, self.width) for mask in self.target.masks])
 
     def region(self, kind: str) -> np.ndarray:
         """The annotated region: ``box``, or ``mask``.
 
         Raises:
-            ValueError: ``mask`` for a target without masks.
+            ValueError: ``mask`` for a target without masks, or with one that is of no use.
         """
         if kind == "box":
             return self.box_region
@@ -336,12 +342,25 @@ class ModelMetric(Metric):
         return 0
 
 
+def decoded(mask: Mask, height: int, width: int) -> np.ndarray:
+    """A mask as bool (height, width).
+
+    Raises:
+        ValueError: when it cannot be decoded, or is of another size.
+    """
+    array = np.asarray(mask.decode(), dtype=bool)
+    if array.shape != (height, width):
+        size = " x ".join(map(str, array.shape[::-1]))
+        raise ValueError(f"mask of {size} pixels for an image of {width} x {height}")
+    return array
+
+
 def annotated_region(pair: PairMap, kind: str) -> np.ndarray | Skip | Fail:
     """The region of a pair, or why it has none.
 
     Skipped: ``no_mask`` (the data set has none for this target) and ``empty_region`` (no pixel:
     an empty mask, a box outside the image, no box at all). Failed: ``bad_mask: ...``, a mask that
-    cannot be decoded.
+    cannot be decoded or is not of the image's size.
     """
     if kind == "mask" and not pair.target.masks:
         return Skip("no_mask")

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Fail, Skip
+from decomcam_bench.metrics.base import Fail, RegionMetric, Skip
 from decomcam_bench.metrics.boxes import thresholds
+from decomcam_bench.metrics.energy import Energy
+from decomcam_bench.metrics.pointing import PointingGame
 from decomcam_bench.metrics.pxap import PxAP, average_precision, bin_of
 from tests.metrics.conftest import pair, table
 
@@ -53,6 +55,15 @@ def test_crowd_pixels_may_be_ignored() -> None:
     assert (ignoring["object"].sum(), ignoring["background"].sum()) == (8, 0)
     alone = pair(scores, [(0, 0, 2, 4)], crowd=[True])
     assert PxAP(region="box", ignore="crowd").evaluate(alone) == Skip("only_ignored")
+
+
+@pytest.mark.parametrize("metric", [PxAP(region="mask"), Energy(region="mask"), PointingGame(region="mask")])
+@pytest.mark.parametrize("masks", [[(10, 10)], [(30, 40), (1, 40)]])
+def test_a_mask_of_another_size_is_a_failure(metric: RegionMetric, masks: list[tuple[int, int]]) -> None:
+    own = pair(np.ones((30, 40)), masks=[np.ones(shape) for shape in masks])
+    outcome = metric.evaluate(own)
+    height, width = masks[-1]
+    assert outcome == Fail(f"bad_mask: mask of {width} x {height} pixels for an image of 40 x 30")
 
 
 def test_edges_and_options() -> None:
