@@ -146,7 +146,7 @@ class Causal(ModelMetric):
         preset: see the module; None: what the data set prefers (``rise``; ``steps20`` on toybox).
         curves: ``deletion``, ``insertion``, or ``both``, which adds overall = insertion - deletion.
         step: pixels a step at 224 x 224 (see the module), or 0 for ``steps``; None: the preset's.
-        steps: number of equal steps, read where ``step`` is 0; None: the preset's.
+        steps: number of equal steps, instead of ``step``; None: the preset's.
         blur_size, blur_sigma: the kernel of the image that insertion starts from, in pixels;
             size 0: it starts from zeros. None: the preset's.
         only_correct: skip images whose top class is not the pair's. None: the preset's.
@@ -173,12 +173,32 @@ class Causal(ModelMetric):
         check_choice("metric.area", self.area, ("fractions", "even"))
         if self.preset is not None:
             check_choice("metric.preset", self.preset, tuple(PRESETS))
+        self._check_effect()
+        if self.preset is not None:
             if self.step is None and self.steps:
                 self.step = 0
             for key, value in PRESETS[self.preset].items():
                 if getattr(self, key) is None:
                     setattr(self, key, value)
         self._check_ranges()
+
+    def _check_effect(self) -> None:
+        """Refuses an option that another makes void, or that the preset leaves without its partner.
+
+        What equals the preset's own value says nothing, so that a filled-in metric stays valid.
+        """
+        own = PRESETS[self.preset] if self.preset is not None else {}
+        size = own.get("blur_size") if self.blur_size is None else self.blur_size
+        if self.step and self.steps and self.steps != own.get("steps"):
+            raise ConfigError(f"metric.step={self.step}, metric.steps={self.steps}: choose one of them")
+        if self.blur_size and self.blur_sigma is None and own.get("blur_sigma") == 0:
+            raise ConfigError(
+                f"metric.blur_size={self.blur_size}: preset {self.preset} does not blur; set metric.blur_sigma too"
+            )
+        if size == 0 and self.blur_sigma and self.blur_sigma != own.get("blur_sigma"):
+            raise ConfigError(
+                f"metric.blur_sigma={self.blur_sigma}: insertion starts from zeros here; set metric.blur_size too"
+            )
 
     def _check_ranges(self) -> None:
         if self.step is not None and self.step < 0:

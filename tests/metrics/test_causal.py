@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -195,6 +196,20 @@ def test_resolve_and_overrides() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preset": "steps20", "step": 10},
+        {"preset": "rise", "steps": 7},
+        {"preset": "rise", "blur_size": 0},
+        {"preset": "decomcam", "blur_size": 5, "blur_sigma": 2.0},
+    ],
+)
+def test_a_filled_in_metric_can_be_built_again(options: dict) -> None:
+    metric = Causal(**options)
+    assert dataclasses.replace(metric) == metric
+
+
 def test_mean_over_pairs_and_directions() -> None:
     metric = Causal(preset="rise")
     values = metric.aggregate(table([{"deletion": 0.1, "insertion": 0.5, "overall": 0.4}] * 3))
@@ -208,6 +223,12 @@ def test_mean_over_pairs_and_directions() -> None:
         ({"preset": "risen"}, "did you mean 'rise'"),
         ({"preset": "rise", "step": -1}, "step=-1"),
         ({"preset": "rise", "step": 0}, "steps=0"),
+        ({"step": 10, "steps": 10}, "step=10, metric.steps=10: choose one"),
+        ({"preset": "steps20", "step": 10, "steps": 10}, "choose one"),
+        ({"preset": "decomcam", "blur_size": 11}, r"blur_size=11: preset decomcam .* metric.blur_sigma too"),
+        ({"preset": "decomcam", "blur_sigma": -3.0}, r"blur_sigma=-3.0: .* metric.blur_size too"),
+        ({"preset": "rise", "blur_size": 0, "blur_sigma": 3.0}, r"blur_sigma=3.0: .* metric.blur_size too"),
+        ({"preset": "rise", "blur_sigma": -3.0}, "positive"),
         ({"blur_size": 4}, "odd"),
         ({"blur_size": 5, "blur_sigma": 0.0}, "positive"),
         ({"score": "logit"}, "softmax, cosine, unnormalised"),
