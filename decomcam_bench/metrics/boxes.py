@@ -34,12 +34,29 @@ from decomcam_bench.options import check_choice
 
 #: x, y, width, height where nothing is above the threshold.
 _NO_RECTANGLE = (0, 0, 0, 0)
+#: The step that the reference takes in training; an 8-bit map has 256 levels, so a finer one tells no more apart.
+_FINEST_STEP = 0.001
+#: Magnitudes that float32 arithmetic and OpenCV (which takes a range under 2.2e-16 as none) can handle.
+_ORDINARY = (1e-6, 1e6)
+#: A larger square takes gigabytes a map.
+_LARGEST_SIDE = 4096
 
 
 def min_max(scores: np.ndarray) -> np.ndarray:
     """Scales to [0, 1]; a constant array becomes 0."""
     low, high = scores.min(), scores.max()
     return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+
+
+def ordinary(scores: np.ndarray) -> np.ndarray:
+    """The array times a power of two that brings its largest magnitude near 1, where that is far from it.
+
+    Exact, so that everything which does not depend on the scale keeps its bits; float32 stays float32.
+    """
+    peak = max(float(scores.max()), -float(scores.min()))
+    if peak == 0 or _ORDINARY[0] < peak < _ORDINARY[1]:
+        return scores
+    return np.ldexp(scores.astype(np.float64), -int(np.frexp(peak)[1])).astype(scores.dtype)
 
 
 def thresholds(step: float) -> np.ndarray:
@@ -116,10 +133,10 @@ def check_grid(size: int | None, threshold_step: float) -> None:
     Raises:
         ConfigError: naming the key, the value and the bounds.
     """
-    if size is not None and size < 1:
-        raise ConfigError(f"metric.size={size}: must be at least 1 pixel, or null for original pixels")
-    if not 0 < threshold_step < 1:
-        raise ConfigError(f"metric.threshold_step={threshold_step}: must lie between 0 and 1")
+    if size is not None and not 1 <= size <= _LARGEST_SIDE:
+        raise ConfigError(f"metric.size={size}: must lie in 1..{_LARGEST_SIDE} pixels, or null for original pixels")
+    if not _FINEST_STEP <= threshold_step < 1:
+        raise ConfigError(f"metric.threshold_step={threshold_step}: must be at least {_FINEST_STEP} and below 1")
 
 
 @dataclass
@@ -258,7 +275,7 @@ def otsu_box(scores: np.ndarray) -> tuple[np.ndarray, int]:
         (x0, y0, x1, y1), int64, ending at x + w; (0, 0, 1, 1) where nothing is above. And the
         threshold, 0..255.
     """
-    image = cv2.normalize(scores, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)  # type: ignore[call-overload]
+    image = cv2.normalize(ordinary(scores), None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)  # type: ignore[call-overload]
     threshold, above = cv2.threshold(image, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     contours = cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not len(contours):

@@ -32,8 +32,8 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Skip, Value
-from decomcam_bench.metrics.boxes import stacked
+from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Skip, Value, decoded
+from decomcam_bench.metrics.boxes import ordinary, stacked
 from decomcam_bench.metrics.pointing import hits_region
 from decomcam_bench.metrics.sums import ImageSums, Totals, mean_sums, ratio, sum_by_image
 from decomcam_bench.options import check_choice
@@ -62,6 +62,7 @@ def overlaps(components: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.
 
 def iou_at_levels(component: np.ndarray, part: np.ndarray) -> np.ndarray:
     """IoU of a part with the component above k/20 of its maximum, k = 1..19: float64 (19,)."""
+    component = ordinary(component)
     level = np.minimum(component * np.float32(LEVELS / component.max()), LEVELS).astype(np.uint8)
     every = np.bincount(level.ravel(), minlength=LEVELS + 1)[::-1].cumsum()[::-1]
     hit = np.bincount(level[part], minlength=LEVELS + 1)[::-1].cumsum()[::-1]
@@ -118,8 +119,8 @@ class PartAgreement(MapMetric):
             raise ConfigError(f"metric.tolerance={self.tolerance}: must lie in 0..10000 pixels")
         if not 0 < self.point_radius <= 1:
             raise ConfigError(f"metric.point_radius={self.point_radius}: must lie in (0, 1]")
-        if self.seed < 0:
-            raise ConfigError(f"metric.seed={self.seed}: must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"metric.seed={self.seed}: must lie in 0..2**63 - 1")
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -172,7 +173,7 @@ class PartAgreement(MapMetric):
         """Visible parts, bool (p, height, width) of the original image; empty ones left out.
 
         Raises:
-            ValueError: for a mask that cannot be decoded.
+            ValueError: for a mask that cannot be decoded or is not of the image's size.
         """
         sides = pair.target.boxes[:, 2:] - pair.target.boxes[:, :2]
         reach = self.point_radius * float(sides.max() if len(sides) else max(pair.height, pair.width))
@@ -180,7 +181,7 @@ class PartAgreement(MapMetric):
         masks = []
         for part in pair.target.parts:
             if part.mask is not None:
-                masks.append(np.asarray(part.mask.decode(), dtype=bool))
+                masks.append(decoded(part.mask, pair.height, pair.width))
             elif part.point is not None:
                 x, y = part.point
                 # The pixel i covers [i, i + 1): its centre is at i + 0.5.

@@ -149,6 +149,14 @@ def test_otsu_takes_the_largest_rectangle_not_the_largest_area() -> None:
     assert otsu_box(scores)[0].tolist() == [15, 15, 38, 38]
 
 
+@pytest.mark.parametrize("scale", [2.0**-140, 2.0**-120, 2.0**-60, 2.0**-30, 2.0**30, 2.0**120])
+def test_otsu_does_not_depend_on_the_scale(scale: float) -> None:
+    scores = (np.random.default_rng(0).integers(0, 256, (30, 40)) / 256).astype(np.float32)
+    box, threshold = otsu_box(scores)
+    scaled = otsu_box((scores * scale).astype(np.float32))
+    assert (scaled[0].tolist(), scaled[1]) == (box.tolist(), threshold)
+
+
 def test_otsu_hits_any_instance_and_reports_pairs() -> None:
     scores = np.zeros((40, 40), np.float32)
     scores[10:20, 10:20] = 1
@@ -203,7 +211,9 @@ def test_metrics_of_one_map_search_and_compare_contours_once(monkeypatch: pytest
     [
         {"contours": "biggest"},
         {"size": 0},
+        {"size": 1_000_000},
         {"threshold_step": 0.0},
+        {"threshold_step": 1e-9},
         {"iou_levels": ()},
         {"iou_levels": (50.0,)},
         {"iou_levels": (0.5, 0.5)},

@@ -83,6 +83,13 @@ def test_iou_levels_by_hand() -> None:
     np.testing.assert_allclose(levels[10:], 1.0)
 
 
+@pytest.mark.parametrize("scale", [2.0**-140, 2.0**-126, 2.0**-60, 2.0**120])
+def test_iou_levels_do_not_depend_on_the_scale(scale: float) -> None:
+    component = (np.random.default_rng(0).integers(1, 256, (SIZE, SIZE)) / 256).astype(np.float32)
+    expected = iou_at_levels(component, HEAD)
+    np.testing.assert_array_equal(iou_at_levels((component * scale).astype(np.float32), HEAD), expected)
+
+
 def test_iou_threshold_is_chosen_over_the_data_set() -> None:
     curves = [np.zeros(19), np.zeros(19)]
     curves[0][3], curves[0][10], curves[1][10] = 1.0, 0.6, 0.6
@@ -141,12 +148,16 @@ def test_reasons() -> None:
     assert metric.evaluate(_pair(None, [HEAD])) == Skip("no_components")
     assert metric.evaluate(_pair([zero], [HEAD])) == Fail("components_zero_mass")
     assert metric.evaluate(_pair([zero * np.nan], [HEAD])) == Fail("components_not_finite")
+    small = metric.evaluate(_pair([HEAD], [HEAD[:10, :10]]))
+    assert small == Fail("bad_part_mask: mask of 10 x 10 pixels for an image of 20 x 20")
     # A component of no mass and an empty part take no part.
     outcome = metric.evaluate(_pair([zero, HEAD], [HEAD, zero]))
     assert (outcome["n_components"], outcome["n_parts"], outcome["pointing"]) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("options", [{"assign_by": "iou"}, {"point_radius": 0.0}, {"tolerance": -1.0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "options", [{"assign_by": "iou"}, {"point_radius": 0.0}, {"tolerance": -1.0}, {"seed": -1}, {"seed": 2**70}]
+)
 def test_bad_options(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         PartAgreement(**options)
