@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -31,6 +32,10 @@ GROUPS = ("dataset", "model", "method", "metric")
 CONTROLS = ("random", "center", "oracle")
 #: Other spellings of a key.
 ALIASES = {"maps.dir": "method.dir"}
+#: The key whose values are texts even where they look like numbers.
+IDS = "dataset.ids"
+#: One element of a list as it is written; a comma in quotes does not end it.
+_ELEMENT = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[^,])+""")
 
 
 @dataclass(frozen=True)
@@ -210,11 +215,27 @@ def _parse(overrides: Sequence[str]) -> dict[str, list[Any]]:
             found = [_scalar(text) for text in override.sweep_string_iterator()]
         else:
             value = override.value()
-            found = [value]
+            found = [_ids(value, override.input_line or "") if key == IDS else value]
         if not found:
             raise ConfigError(f"'{override.input_line}': no value")
         values[key] = list(dict.fromkeys(found)) if all(_hashable(v) for v in found) else found
     return values
+
+
+def _ids(value: Any, line: str) -> Any:
+    """Ids as they are written: Hydra reads ``2007_000033`` as a number and so loses its underscore.
+
+    Args:
+        value: as Hydra reads it.
+        line: the override.
+    """
+    written = line.partition("=")[2].strip()
+    if isinstance(value, list):
+        elements = [text.strip() for text in _ELEMENT.findall(written[1:-1])]
+        if len(elements) != len(value):
+            return value
+        return [one if isinstance(one, str) else text for one, text in zip(value, elements, strict=True)]
+    return value if value is None or isinstance(value, str) else written
 
 
 def _scalar(text: str) -> Any:

@@ -68,6 +68,24 @@ def test_lists_are_values():
 
 
 @pytest.mark.parametrize(
+    ("written", "ids"),
+    [
+        ("[2007_000033,2007_000061]", ["2007_000033", "2007_000061"]),
+        ("[ 1_0 ,'a,b', \"x y\",1e5,true,007,a\\,b]", ["1_0", "a,b", "x y", "1e5", "true", "007", "a,b"]),
+        ("['2007_000033']", ["2007_000033"]),
+        ("2007_000033", "2007_000033"),
+        ("ids.txt", "ids.txt"),
+        ("'2007_000033'", "2007_000033"),
+        ("[]", []),
+        ("null", None),
+    ],
+)
+def test_ids_are_texts_as_they_are_written(written, ids):
+    (setting,) = settings(f"dataset.ids={written}")
+    assert setting.dataset["ids"] == ids
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         ("modle=toyclip", "unknown key 'modle' (did you mean 'model'?); valid: dataset, model"),

@@ -167,7 +167,11 @@ def _parse(words: list[str]) -> dict[str, Any]:
         if not sign or not key:
             raise ConfigError(f"'{word}': write options of the data set as key=value, such as year=2012")
         try:
-            options[key.removeprefix("dataset.")] = yaml.safe_load(value)
+            read = yaml.safe_load(value)
+            if key.removeprefix("dataset.") == "ids" and read is not None:
+                # As texts: YAML takes 2007_000033 for a number.
+                read = yaml.load(value, Loader=yaml.BaseLoader)
+            options[key.removeprefix("dataset.")] = read
         except yaml.YAMLError:
             raise ConfigError(f"'{word}': the value cannot be read") from None
     return options

@@ -180,7 +180,7 @@ class Dataset(abc.ABC):
         subset: None for all, or one of :data:`SUBSETS`.
         subset_size: images in a ``random`` or ``balanced`` subset.
         subset_seed: seed of these.
-        ids: only these image ids: a list, or the path of a text file with one a line.
+        ids: only these image ids: a list, a single one, or the path of a text file with one a line.
         region: what localisation protocols use for this data set unless told otherwise:
             ``box`` or ``mask``.
         has_parts: whether targets carry parts.

@@ -53,7 +53,7 @@ def select(dataset: Dataset, limit: int | None = None) -> Selection:
             subset without an image.
         DataError: when the file of ids cannot be read.
     """
-    left = _by_id(dataset, read_ids(dataset.ids)) if dataset.ids is not None else list(range(len(dataset)))
+    left = _by_id(dataset, _wanted(dataset)) if dataset.ids is not None else list(range(len(dataset)))
     pairs: set[tuple[str, int]] | None = None
     if dataset.subset in ("random", "balanced") and (dataset.subset_size or 0) > len(left):
         raise ConfigError(f"dataset.subset_size={dataset.subset_size}: there are only {len(left)} images")
@@ -87,6 +87,15 @@ def _defined(dataset: Dataset, indices: list[int]) -> tuple[list[int], set[tuple
         if own or sample.error or sample.lost:
             kept.append(index)
     return kept, pairs
+
+
+def _wanted(dataset: Dataset) -> list[str]:
+    """The ids that are asked for: a list, a text file of them, or a single one."""
+    ids = dataset.ids
+    single = isinstance(ids, str) and not Path(ids).expanduser().is_file()
+    if single and any(dataset.image_id(index) == ids for index in range(len(dataset))):
+        return [ids]
+    return read_ids(ids)
 
 
 def read_ids(ids: Any) -> list[str]:

@@ -308,3 +308,20 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'numpy', 'PIL', 'omegaconf', 'yaml'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_verify_takes_ids_as_texts_and_looks_at_these_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = layouts.write_voc(tmp_path, layouts.scenes(2))
+    folder = root / "VOC2012"
+    for number, name in enumerate(("2007_000033", "2007_000061")):
+        for file in (f"JPEGImages/{number:06d}.jpg", f"Annotations/{number:06d}.xml"):
+            (folder / file).rename((folder / file).with_stem(name))
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("2007_000033\n2007_000061\n")
+    (folder / "JPEGImages" / "2007_000061.jpg").write_bytes(b"")
+    words = ["verify", "--root", str(root), "voc", "year=2012", "split=val", f"classes=[{','.join(CLASS_NAMES)}]"]
+    assert data(*words, "ids=[2007_000033]") == 0
+    assert "images          1\n" in capsys.readouterr().out
+    assert data(*words, "ids=2007_000061") == 1
+    assert "2007_000061.jpg" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="'2007000033'"):
+        data(*words, "dataset.ids=[2007000033]")

@@ -83,6 +83,7 @@ def test_ids_as_list_and_file(tmp_path: Path) -> None:
     listed, filed = ToyBox(size=20, ids=wanted), ToyBox(size=20, ids=str(file))
     assert _ids(listed) == _ids(filed) == sorted(wanted)
     assert select(listed).digest == select(filed).digest
+    assert _ids(ToyBox(size=20, ids="test_000007")) == ["test_000007"]
     with pytest.raises(ConfigError, match=r"1 of 2 ids.*'test_000099'"):
         select(ToyBox(name="toybox", size=20, ids=["test_000001", "test_000099"]))
     with pytest.raises(DataError, match="cannot be read"):
