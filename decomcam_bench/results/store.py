@@ -100,13 +100,22 @@ class Cell:
         folder = self.stream(stream)
         if not folder.is_dir() or not (stream in (RECORDS, "maps") or (folder / "metric.json").is_file()):
             return set()
-        numbers = {int(file.stem[5:]) for file in folder.glob("part-*.*") if file.stem[5:].isdigit()}
+        numbers = {number for name in os.listdir(folder) if (number := _number(name)) is not None}
         return {number for number in numbers if number < self.parts and self._whole(stream, number)}
 
     def present(self, stream: str) -> set[int]:
-        """Numbers of the parts of a stream that are there by name; :meth:`read` refuses a damaged one."""
+        """Numbers of the parts of a stream that are there by name; :meth:`read` refuses a damaged one.
+
+        Raises:
+            StoreError: for a part behind the last one that the cell has.
+        """
         folder = self.stream(stream)
         names = set(os.listdir(folder)) if folder.is_dir() else set()
+        beyond = sorted(n for name in names if (n := _number(name)) is not None and n >= self.parts)
+        if beyond:
+            raise StoreError(
+                f"{self.part(stream, beyond[0])}: a cell of {self.images} images has {self.parts} parts; {_AGAIN}"
+            )
         return {number for number in range(self.parts) if self.part(stream, number).name in names}
 
     def _whole(self, stream: str, number: int) -> bool:
@@ -185,6 +194,13 @@ class Cell:
         return table.replace_schema_metadata({b"pandas": table.schema.metadata[b"pandas"]})
 
 
+def _number(name: str) -> int | None:
+    """Of a part, by the name of its file; None for another file."""
+    stem, _, suffix = name.partition(".")
+    word = stem.removeprefix("part-")
+    return int(word) if word != stem and word.isdecimal() and suffix in ("parquet", "npz") else None
+
+
 def _said(error: Exception) -> str:
     return str(error) if type(error) is ValueError else type(error).__name__
 
@@ -222,7 +238,9 @@ def _read_json(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
         raise StoreError(f"{path}: cannot be read ({error}); {remedy}") from error
     if newer:
         raise StoreError(_newer(path, content["schema"]))
-    if digest is not None and digest != key_of(content):
+    if digest is None:
+        raise StoreError(f"{path}: has no digest, which says that nobody has changed it; {remedy}")
+    if digest != key_of(content):
         raise StoreError(f"{path}: was changed after it was written; {remedy}")
     return content
 
@@ -290,9 +308,14 @@ class Store:
             cell = Cell(folder, content["identity"], content["display"], content["images"], content["part_images"])
             _ = [cell.display[name] for name in ("dataset", "model", "layer", "method", "overrides")]
             _ = cell.parts, int(cell.display["rank"] or 0), dict(cell.identity)
+            usual = part_size(cell.images)
         if key_of(cell.identity) != key:
             raise StoreError(
                 f"{file}: describes cell {key_of(cell.identity)}, not {key}; give the folder that name or delete it"
+            )
+        if cell.part_images != usual:
+            raise StoreError(
+                f"{file}: cuts {cell.images} images into parts of {cell.part_images}, not of {usual}; {_AGAIN}"
             )
         return cell
 

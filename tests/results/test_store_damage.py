@@ -17,7 +17,7 @@ from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
 from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, describe, export, find_cell
-from decomcam_bench.results.store import RECORDS, Cell, Store, seal
+from decomcam_bench.results.store import RECORDS, Cell, Store, seal, write_json
 from decomcam_bench.results.tables import load_records, load_table, unfinished
 from tests.results.stores import pairs, write_cell
 
@@ -147,10 +147,42 @@ def test_an_edited_description_is_refused(cell: Cell, tmp_path: Path, name: str)
         load_table(tmp_path)
 
 
+def rewrite(file: Path, **change: object) -> None:
+    """Changes a description and signs it anew, as nobody does by chance."""
+    content = {**json.loads(file.read_text()), **change}
+    del content["digest"]
+    write_json(file, content)
+
+
+def test_a_description_without_its_digest_is_refused(cell: Cell, tmp_path: Path) -> None:
+    file = cell.folder / "cell.json"
+    content = {**json.loads(file.read_text()), "images": 20}
+    del content["digest"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"cell.json: has no digest.*; delete the file and run"):
+        load_table(tmp_path)
+
+
+def test_fewer_images_than_there_are_parts_of_are_refused(cell: Cell, tmp_path: Path) -> None:
+    rewrite(cell.folder / "cell.json", images=20)
+    with pytest.raises(StoreError, match=r"part-00002.parquet: a cell of 20 images has 2 parts"):
+        load_table(tmp_path)
+
+
+def test_a_part_behind_the_last_is_refused_and_collected(cell: Cell, tmp_path: Path) -> None:
+    extra = cell.part(RECORDS, 9)
+    extra.write_bytes(cell.part(RECORDS, 0).read_bytes())
+    with pytest.raises(StoreError, match=r"part-00009.parquet: a cell of 40 images has 3 parts; delete the file"):
+        load_table(tmp_path)
+    assert collect_garbage(tmp_path) == [f"removed {extra}"]
+    assert load_table(tmp_path)["n_expected"].tolist() == [IMAGES]
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         ("cell.json", {"images": "40"}),
+        ("cell.json", {"part_images": 20}),
         ("cell.json", {"part_images": 0}),
         ("cell.json", {"display": {}}),
         ("metric.json", {"columns": [{"name": "energy"}]}),
@@ -163,9 +195,7 @@ def test_a_description_that_lacks_something_is_one_line(
     cell: Cell, tmp_path: Path, name: str, change: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file,) = cell.folder.rglob(name)
-    content = {**json.loads(file.read_text()), **change}
-    del content["digest"]  # as in a store that an older version wrote
-    file.write_text(json.dumps(content))
+    rewrite(file, **change)
     assert name in error_of(["table", "--results", str(tmp_path)], capsys)
 
 
