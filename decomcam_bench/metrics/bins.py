@@ -1,10 +1,10 @@
 """Deletion and insertion by the accuracy of the class: the DecomCAM authors' protocol.
 
 The accuracy of each class is that of the same run: the share of its pairs whose top class, over
-all prompts, is the pair's own (of the pairs that have a map). Classes fall into ten bins of
-accuracy, [0, 0.1), ..., [0.9, 1]. Pairs that the model classifies wrongly count towards the
-accuracy and take no part in the rest. Each bin reports the mean over its pairs of insertion,
-deletion and overall = insertion - deletion.
+all prompts, is the pair's own. Classes fall into ten bins of accuracy, [0, 0.1), ..., [0.9, 1].
+Pairs that the model classifies wrongly count towards the accuracy and take no part in the rest, and
+so do pairs without a usable map, since the accuracy of a class must not depend on the method. Each
+bin reports the mean over its other pairs of insertion, deletion and overall = insertion - deletion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Column, Direction, Outcome, PairBatch, Skip
+from decomcam_bench.metrics.base import Column, Direction, Fail, Outcome, PairBatch, Value
 from decomcam_bench.metrics.causal import Causal
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, ratio, side_by_side, sum_by_image
 
@@ -62,39 +62,45 @@ class AccuracyBins(Causal):
         return (*main, *binned)
 
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
-        """As deletion and insertion, with ``correct``; a wrong prediction has NaN for the rest."""
+        """As deletion and insertion, with ``correct``; NaN for the rest without a right prediction or a usable map.
+
+        Failed: ``scores_not_finite``, those of the image.
+        """
         points = len(self.points((batch.maps.shape[-2], batch.maps.shape[-1])))
         blank = np.full(points, np.nan, dtype=np.float32)
-        wrong: Outcome = {
-            "correct": False,
+        unscored: dict[str, Value] = {
             **dict.fromkeys(("deletion", "insertion", "overall"), float("nan")),
             "deletion_curve": blank,
             "insertion_curve": blank,
         }
+        known, correct = (flags.tolist() for flags in self.predicted(batch))
         return [
-            {"correct": True, **outcome} if isinstance(outcome, dict) else wrong if outcome == _WRONG else outcome
-            for outcome in super().evaluate_batch(batch)
+            {"correct": right, **(outcome if isinstance(outcome, dict) else unscored)}
+            if is_known
+            else Fail("scores_not_finite")
+            for outcome, is_known, right in zip(super().evaluate_batch(batch), known, correct, strict=True)
         ]
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:
-        """Of each class: pairs, correct pairs, and sums of the three values over those."""
+        """Of each class: pairs, correct pairs, those with a usable map, and sums of the three values over the last."""
         correct = records["correct"].to_numpy(dtype=np.float64)
-        values = [np.ones(len(correct)), correct]
-        values += [np.where(correct > 0, records[curve].to_numpy(dtype=np.float64), 0.0) for curve in _CURVES]
+        scored = _scored(records)
+        values = [np.ones(len(correct)), correct, scored.astype(np.float64)]
+        values += [np.where(scored, records[curve].to_numpy(dtype=np.float64), 0.0) for curve in _CURVES]
         blocks = [class_columns(records, value)[0] for value in values]
         name = self.name or "accuracy_bins"
 
         def combine(totals: Totals) -> dict[str, np.ndarray]:
-            count, right, *sums = np.split(totals, len(values), axis=1)
+            count, right, drawn, *sums = np.split(totals, len(values), axis=1)
             place = accuracy_bin(right, count)
             whole = {f"{name}_accuracy": ratio(right.sum(axis=1), count.sum(axis=1))}
             for curve, value in zip(_CURVES, sums, strict=True):
-                whole[f"{name}_{curve}"] = ratio(value.sum(axis=1), right.sum(axis=1))
+                whole[f"{name}_{curve}"] = ratio(value.sum(axis=1), drawn.sum(axis=1))
             for curve, value in zip(_CURVES, sums, strict=True):
                 for index in range(BINS):
                     member = place == index
                     whole[f"{name}_{curve}_{index}"] = ratio(
-                        np.where(member, value, 0.0).sum(axis=1), np.where(member, right, 0.0).sum(axis=1)
+                        np.where(member, value, 0.0).sum(axis=1), np.where(member, drawn, 0.0).sum(axis=1)
                     )
             return whole
 
@@ -108,15 +114,17 @@ def bin_table(records: pd.DataFrame) -> pd.DataFrame:
         records: of :class:`AccuracyBins`.
 
     Returns:
-        ``low``, ``high``, ``centre`` of the bin, ``classes``, ``pairs``, ``correct`` (pairs that
-        the rest is the mean of), ``insertion``, ``deletion``, ``overall`` (NaN in an empty bin).
+        ``low``, ``high``, ``centre`` of the bin, ``classes``, ``pairs``, ``correct`` (pairs
+        with a usable map, which the rest is the mean of), ``insertion``, ``deletion``, ``overall``
+        (NaN in an empty bin).
     """
     classes = records.groupby("class_id").agg(pairs=("correct", "size"), correct=("correct", "sum"))
     place = accuracy_bin(classes["correct"].to_numpy(np.float64), classes["pairs"].to_numpy(np.float64))
     own = pd.Series(place, index=classes.index).reindex(records["class_id"]).to_numpy()
+    scored = _scored(records)
     rows = []
     for index in range(BINS):
-        inside, right = records[own == index], records[(own == index) & records["correct"].to_numpy(dtype=bool)]
+        inside, right = records[own == index], records[(own == index) & scored]
         row = {
             "low": index / BINS,
             "high": (index + 1) / BINS,
@@ -129,7 +137,9 @@ def bin_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_WRONG = Skip("misclassified")
+def _scored(records: pd.DataFrame) -> np.ndarray:
+    """Whether each pair is predicted right and has a usable map, bool (records,)."""
+    return records["correct"].to_numpy(dtype=bool) & records["overall"].notna().to_numpy()
 
 
 def _direction(curve: str) -> Direction:

@@ -247,21 +247,21 @@ class Causal(ModelMetric):
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
         """For each curve its area and the ``*_curve`` (float32); ``overall`` where both are drawn.
 
-        Skipped: ``misclassified`` (``only_correct`` alone). Failed: ``no_map``, ``map_not_finite``.
+        Skipped: ``misclassified`` (``only_correct`` alone), whether there is a map or not: what a protocol leaves
+        out does not depend on the method. Failed: ``no_map``, ``map_not_finite``.
         """
         if self.preset is None:
             raise ConfigError("metric.preset=null: resolve the metric with its data set first")
         outcomes: list[Outcome] = [Fail("no_map")] * len(batch.maps)
         finite = batch.maps.isfinite().flatten(1).all(dim=1)
-        top = class_scores(batch.image_similarity, self.score, batch.text_norms).argmax(dim=1)
-        correct = top == batch.class_ids
+        known, correct = self.predicted(batch)
         chosen = []
-        flags = torch.stack([batch.valid.to(finite.device), finite, correct], dim=1).tolist()
-        for place, (valid, is_finite, is_correct) in enumerate(flags):
-            if valid and not is_finite:
-                outcomes[place] = Fail("map_not_finite")
-            elif valid and self.only_correct and not is_correct:
+        flags = torch.stack([batch.valid.to(finite.device), finite, known & ~correct], dim=1).tolist()
+        for place, (valid, is_finite, is_wrong) in enumerate(flags):
+            if self.only_correct and is_wrong:
                 outcomes[place] = Skip("misclassified")
+            elif valid and not is_finite:
+                outcomes[place] = Fail("map_not_finite")
             elif valid:
                 chosen.append(place)
         if chosen:
@@ -269,6 +269,11 @@ class Causal(ModelMetric):
             for place, drawn in zip(chosen, curves, strict=True):
                 outcomes[place] = self._values(drawn, self.points((batch.maps.shape[-2], batch.maps.shape[-1])))
         return outcomes
+
+    def predicted(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Bool (P,) each: whether the image has finite scores, and whether its top class is the pair's."""
+        scores = class_scores(batch.image_similarity, self.score, batch.text_norms)
+        return scores.isfinite().all(dim=1), scores.argmax(dim=1) == batch.class_ids
 
     def _values(self, drawn: np.ndarray, points: np.ndarray) -> Outcome:
         fractions = points / points[-1] if self.area == "fractions" else np.linspace(0.0, 1.0, len(points))

@@ -72,8 +72,24 @@ def test_wrong_predictions_are_recorded_and_not_scored() -> None:
     assert np.isnan(wrong["insertion"])
     assert len(wrong["deletion_curve"]) == len(right["deletion_curve"])
     assert set(right) == set(wrong)
-    outcomes = metric.evaluate_batch(batch(torch.full((2, 1, 2), _NAN), images, model, [0, 0]))
-    assert outcomes == [Fail("map_not_finite")] * 2
+
+
+def test_accuracy_does_not_depend_on_the_maps() -> None:
+    images = torch.eye(2).view(2, 1, 1, 2).repeat(2, 3, 1, 1)
+    model = Counting(torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2))
+    metric, maps, classes = AccuracyBins(preset="decomcam"), torch.rand(4, 1, 2), [0, 0, 0, 1]
+    every = metric.evaluate_batch(batch(maps, images, model, classes))
+    some = metric.evaluate_batch(batch(maps, images, model, classes, valid=torch.tensor([False, False, True, True])))
+    assert [row["correct"] for row in some] == [row["correct"] for row in every] == [True, False, True, True]
+    assert np.isnan([some[0]["overall"], some[1]["overall"]]).all()
+    whole, part = metric.aggregate(table(every)), metric.aggregate(table(some))
+    assert part["accuracy_bins_accuracy"] == whole["accuracy_bins_accuracy"] == 0.75
+    assert part["accuracy_bins_overall"] == pytest.approx(np.mean([some[2]["overall"], some[3]["overall"]]))
+    assert bin_table(table(some))["correct"].sum() == 2
+    # A map that is not finite is none; without scores of the image nothing is known.
+    assert metric.evaluate_batch(batch(maps * _NAN, images, model, classes))[0]["correct"] is True
+    unknown = batch(maps, images * _NAN, model, classes)
+    assert metric.evaluate_batch(unknown) == [Fail("scores_not_finite")] * 4
 
 
 def test_options_that_contradict_the_protocol() -> None:

@@ -154,6 +154,9 @@ def test_only_correct_skips_by_reason() -> None:
     outcomes = Causal(preset="decomcam").evaluate_batch(batch(torch.rand(2, 1, 2), images, model, [0, 0]))
     assert outcomes[0]["deletion_curve"][0] > 0.5
     assert outcomes[1] == Skip("misclassified")
+    # Left out by the protocol, whether the method gave a map or not.
+    none = batch(torch.rand(2, 1, 2), images, model, [0, 0], valid=torch.zeros(2, dtype=torch.bool))
+    assert Causal(preset="decomcam").evaluate_batch(none) == [Fail("no_map"), Skip("misclassified")]
 
 
 def test_unnormalised_texts_multiply_the_cosine() -> None:
