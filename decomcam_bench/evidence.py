@@ -15,6 +15,7 @@ from torch import Tensor
 from decomcam_bench.datasets.base import Target
 from decomcam_bench.errors import ConfigError, ModelError, unknown
 from decomcam_bench.methods.base import EXTRAS, Evidence, Method, explained
+from decomcam_bench.methods.controls import BadMaskError
 from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, similarity_to_score
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.towers import LayerState
@@ -79,15 +80,27 @@ class Batch:
         return len(self.targets)
 
     def object_masks(self) -> Tensor:
-        """The annotated region of each pair at input resolution, bool (P, H, W)."""
+        """The annotated region of each pair at input resolution, bool (P, H, W).
+
+        Raises:
+            BadMaskError: when those of some pairs cannot be decoded; it carries the others.
+        """
         masks = []
-        for image, target in zip(self.image_of.tolist(), self.targets, strict=True):
+        reasons: dict[int, str] = {}
+        for pair, (image, target) in enumerate(zip(self.image_of.tolist(), self.targets, strict=True)):
             geometry = self.geometries[image]
-            mask = target.object_mask() if self.region == "mask" else None
+            try:
+                mask = target.object_mask() if self.region == "mask" else None
+            except ValueError as error:
+                reasons[pair] = str(error)
+                mask = np.zeros((geometry.height, geometry.width), dtype=bool)
             if mask is None:
                 mask = target.box_mask(geometry.height, geometry.width)
             masks.append(geometry.mask_to_input(mask))
-        return torch.from_numpy(np.stack(masks)).to(self.images.device)
+        found = torch.from_numpy(np.stack(masks)).to(self.images.device)
+        if reasons:
+            raise BadMaskError(found, reasons)
+        return found
 
 
 class EvidenceMaker:

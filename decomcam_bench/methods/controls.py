@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
 from decomcam_bench.methods.validity import EMPTY_REGION, Failures, finish
@@ -78,14 +80,35 @@ class Edges(Control):
         return finish(maps, "none", Failures(len(evidence), evidence.device))
 
 
+class BadMaskError(ValueError):
+    """Raised by ``Evidence.object_masks`` when the annotated regions of some pairs cannot be decoded.
+
+    Attributes:
+        masks: bool (P, H, W), empty for these pairs.
+        reasons: why, by pair.
+    """
+
+    def __init__(self, masks: Tensor, reasons: Mapping[int, str]) -> None:
+        super().__init__(next(iter(reasons.values())))
+        self.masks, self.reasons = masks, reasons
+
+
 @dataclass
 class Oracle(Control):
-    """The annotated region itself, 1 inside and 0 outside: the ceiling of localisation."""
+    """The annotated region itself, 1 inside and 0 outside: the ceiling of localisation.
+
+    A pair whose region cannot be decoded fails with the reason ``bad_mask: ...``, as in the metrics.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"object_masks"})
 
     def map(self, evidence: Evidence) -> Explanation:
-        masks = evidence.object_masks()
         failures = Failures(len(evidence), evidence.device)
+        try:
+            masks = evidence.object_masks()
+        except BadMaskError as error:
+            masks = error.masks
+            for pair, reason in error.reasons.items():
+                failures.add(evidence.all_pairs == pair, f"bad_mask: {reason}")
         failures.add(~masks.flatten(1).any(1), EMPTY_REGION)
         return finish(masks.float(), "none", failures)

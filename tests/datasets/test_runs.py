@@ -11,6 +11,7 @@ import pytest
 from decomcam_bench.cli import main
 from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
 from decomcam_bench.errors import StrictError
+from decomcam_bench.results.tables import load_records
 from tests.datasets import layouts
 
 CLASSES = f"dataset.classes=[{','.join(CLASS_NAMES)}]"
@@ -88,3 +89,30 @@ def test_a_thousand_reasons_are_not_a_thousand_lines(tmp_path: Path, capsys: pyt
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if line.startswith("1 pair failed: ")]) == 10
     assert "5 more failed, for 5 other reasons; `table --format json` gives them all" in lines
+
+
+def _cut_mask(root: Path) -> str:
+    """Cuts the first mask file of a VOC tree; the name of its image."""
+    file = min((root / "VOC2012" / "SegmentationObject").glob("*.png"))
+    file.write_bytes(file.read_bytes()[:-40])
+    return file.stem
+
+
+def _masked_voc(root: Path) -> list[str]:
+    return [
+        *("dataset=voc", f"dataset.root={root}", "dataset.year=2012", "dataset.split=val", CLASSES),
+        *("dataset.masks=true", "model=toyclip", "metric.region=mask"),
+    ]
+
+
+def test_a_mask_that_cannot_be_decoded_fails_its_pairs_of_the_oracle_alone(tmp_path: Path, bench: Any) -> None:
+    root = layouts.write_voc(tmp_path / "data", layouts.scenes(3))
+    image = _cut_mask(root)
+    _, table = bench(tmp_path / "store", *_masked_voc(root), "method=oracle,random", "metric=energy")
+    for key, method in zip(table["key"], table["method"], strict=True):
+        records = load_records(tmp_path / "store", key, "energy")
+        bad = records[records["image_id"] == image]
+        assert len(bad)
+        assert set(bad["status"]) == {"failed"}
+        assert all(reason.startswith("bad_mask: ") and f"{image}.png" in reason for reason in bad["reason"])
+        assert set(records[records["image_id"] != image]["status"]) == {"ok"}, method
