@@ -131,6 +131,7 @@ class EvidenceMaker:
             return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
 
         def head(activations: Tensor, pair: Tensor) -> Tensor:
+            self._check_unseen(layer, kind, state, batch)
             context = tuple(tensor[batch.image_of[pair]] for tensor in state.context)
             with torch.no_grad():
                 features = model.head(layer, activations, context)
@@ -186,17 +187,32 @@ class EvidenceMaker:
         return kept[blocks, values]
 
     def _check(self, layer: str, kind: str, gradients: Tensor, batch: Batch) -> None:
-        """Refuses a layer whose gradients are all zero or not finite; looked at once."""
+        """Refuses a layer whose gradients are all zero or not finite where those of other layers are not.
+
+        Where no layer has any, the pairs are to blame: they fail one by one, and the next batch is
+        looked at in its turn.
+        """
         if (layer, kind) in self._checked or not len(batch):
             return
+        if not usable(gradients):
+            good = self._working_layers(batch, kind)
+            if not good:
+                return
+            what = "zero" if bool(torch.isfinite(gradients).all()) else "not finite"
+            raise ModelError(
+                f"layer={layer}: the gradients of {self.model.name} are {what} there; "
+                f"layers that work: {', '.join(good)}"
+            )
         self._checked.add((layer, kind))
-        if usable(gradients):
-            return
-        what = "zero" if bool(torch.isfinite(gradients).all()) else "not finite"
-        good = ", ".join(self._working_layers(batch, kind)) or "none of this model"
-        raise ModelError(
-            f"layer={layer}: the gradients of {self.model.name} are {what} there; layers that work: {good}"
-        )
+
+    def _check_unseen(self, layer: str, kind: str, state: LayerState, batch: Batch) -> None:
+        """The same for methods that put activations back into the network and read no gradient of them."""
+        if (layer, kind) not in self._checked:
+            with counted_apart(self.model):
+                found = self.model.gradients(
+                    layer, state, batch.image_of[:1], batch.class_ids[:1], self.bank, kind, self.batch_size
+                )
+            self._check(layer, kind, found, batch)
 
     def _working_layers(self, batch: Batch, kind: str) -> list[str]:
         names = self.model.tower.layers

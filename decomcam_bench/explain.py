@@ -27,7 +27,7 @@ from decomcam_bench.datasets.base import Target
 from decomcam_bench.datasets.images import read_image
 from decomcam_bench.errors import ConfigError, DataError, did_you_mean
 from decomcam_bench.evidence import Batch, EvidenceMaker, check_needs
-from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method, explained
+from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method, explained, upsample
 from decomcam_bench.models.clip import ClipModel, TextBank, resolve_device
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import label
@@ -53,7 +53,7 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """The components behind one map, in order of their singular values.
+    """The components behind one map, in order of their singular values, up to the last that there is.
 
     Attributes:
         maps: float32 (q, H, W), at the model's input resolution, non-negative.
@@ -140,9 +140,9 @@ class Explained:
         ``singular_values_s_t``, ``explained_s_t`` (q,).
 
         Raises:
-            ConfigError: for another suffix, or a folder that is not there.
+            ConfigError: for another suffix, a folder that is not there, or a file that cannot be written.
         """
-        from decomcam_bench.figures import check_path
+        from decomcam_bench.figures import check_path, writing
 
         path = Path(path)
         check_path(path, (".npz",))
@@ -165,7 +165,8 @@ class Explained:
                     values = getattr(parts, name)
                     if values is not None:
                         arrays[f"{name}_{s}_{t}"] = values
-        np.savez_compressed(path, **arrays)
+        with writing(path):
+            np.savez_compressed(path, **arrays)
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
@@ -387,13 +388,16 @@ def _parts(explanation: Explanation, number: int, size: tuple[int, int]) -> Part
     if found is None:
         return None
 
+    present = found.native[number].flatten(1).any(1).nonzero().flatten().tolist()
+    last = max(present, default=-1) + 1
+
     def row(values: Tensor | None) -> np.ndarray | None:
-        return None if values is None else values[number].float().cpu().numpy()
+        return None if values is None else values[number, :last].float().cpu().numpy()
 
     weights = row(found.weights)
     assert weights is not None
     return Parts(
-        maps=found.maps(size)[number].float().cpu().numpy(),
+        maps=upsample(found.native[number, :last], size, found.mode).relu().float().cpu().numpy(),
         weights=weights,
         scores=row(found.scores),
         singular_values=row(found.singular_values),

@@ -7,7 +7,9 @@ Colour maps are perceptually uniform: they read alike for colour-blind readers a
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,16 +80,32 @@ def check_path(path: Path, suffixes: Sequence[str]) -> None:
         raise ConfigError(f"output {path}: this is a folder; name a file")
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says in one line why a file could not be written.
+
+    Raises:
+        ConfigError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"output {path}: cannot be written ({error.strerror or error}); name another file") from error
+
+
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Writes a figure; the same figure gives the same bytes.
 
     Raises:
-        ConfigError: for a suffix other than .png, .svg and .pdf, or a folder that is not there.
+        ConfigError: for a suffix other than .png, .svg and .pdf, a folder that is not there, or a file
+            that cannot be written.
     """
     check_path(path, SUFFIXES)
     kind = path.suffix.lower().removeprefix(".")
     stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), writing(path), warnings.catch_warnings():
+        # A letter that the font does not have is drawn as a box, which says it as well.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, format=kind, dpi=dpi, metadata=stamp)
 
 
@@ -143,7 +161,10 @@ class _Painter:
         share = small / peak if peak > 0 else np.zeros_like(small)
         if not peak > 0:
             return self.blend(self.grey, share), None
-        y, x = np.unravel_index(int(small.argmax()), small.shape)
+        # Beyond the outermost places of the grid a map is constant: the mark stands in the middle of a plateau.
+        rows, columns = np.nonzero(small >= peak * (1 - 1e-6))
+        middle = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
+        y, x = rows[middle], columns[middle]
         return self.blend(self.grey, share), ((float(x) + 0.5) / width, (float(y) + 0.5) / height)
 
 
@@ -163,14 +184,16 @@ def _blocks(explained: Explained, text: int, painter: _Painter) -> list[_Block]:
     for name, answer in zip(names, answers, strict=True):
         parts = answer.parts[text]
         panels = [] if parts is None else _components(parts, answer.geometry, painter)
-        if panels:
-            blocks.append(_Block(f"{name}: OSSMs by singular value, with weight w and share of the variance", panels))
+        if parts is not None and panels:
+            kind = "components" if parts.singular_values is None else "OSSMs by singular value"
+            share = "" if parts.explained is None else " and share of the variance"
+            blocks.append(_Block(f"{name}: {kind}, with weight w{share}", panels))
     return blocks
 
 
 def _components(parts: Parts, geometry: Geometry, painter: _Painter) -> list[_Panel]:
     panels = []
-    largest = float(np.abs(parts.weights).max())
+    largest = float(np.abs(parts.weights).max(initial=0))
     form = ".2f" if largest >= 0.1 or largest == 0 else ".3f" if largest >= 0.01 else ".1e"
     for number, saliency in enumerate(parts.maps):
         if not saliency.any():
@@ -267,7 +290,7 @@ def _draw_panel(figure: Figure, box: tuple[float, float, float, float], panel: _
         x, y = panel.mark[0] * width - 0.5, panel.mark[1] * height - 0.5
         axes.autoscale(False)
         for size, thick, color in ((7, 2.2, "black"), (6, 1.0, "white")):
-            axes.plot([x], [y], marker="+", markersize=size, markeredgewidth=thick, color=color, clip_on=False)
+            axes.plot([x], [y], marker="+", markersize=size, markeredgewidth=thick, color=color)
 
 
 def _draw_bar(figure: Figure, width: float, height: float, painter: _Painter, footer: str) -> None:

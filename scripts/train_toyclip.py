@@ -7,9 +7,14 @@
 Seeded and resumable: a checkpoint lies beside the cached scenes, and the same command continues
 from it. The loss is CLIP's softmax over texts at a fixed scale of 100, with every class that the
 scene shows as a positive, and the same over phrases that name a part. Words outside the vocabulary
-are negatives, so that an unknown word looks like nothing. A ResNet learns the same from its pooled
-image too, with uniform weights in place of attention: without that, places that attention ignores
-project onto the classes at random, and maps of the last layer show them.
+are negatives, so that an unknown word looks like nothing. Both towers learn the same from their
+uniformly pooled image too: without that, places that attention ignores project onto the classes at
+random, and maps of the last layer show them.
+
+With ``--teacher FILE``, a trained ResNet, a tower also learns what the teacher makes of the same
+picture: the softmax over all texts of the image, and that of every place of the teacher's last layer
+(of a ViT the patches are averaged over the teacher's grid). Labels alone take a ViT of this size
+several times the steps.
 """
 
 from __future__ import annotations
@@ -36,7 +41,9 @@ from decomcam_bench.models.toyclip import IMAGE_SIZE, MEAN, STD, TEMPLATES, ToyT
 LOGIT_SCALE = 100.0
 STEPS = {"resnet": 2400, "vit": 4500}
 #: Weight of the loss of uniformly pooled images.
-UNIFORM = {"resnet": 1.0, "vit": 0.0}
+UNIFORM = {"resnet": 1.0, "vit": 0.5}
+#: What cosines are multiplied with before the teacher's and the learner's softmax are compared.
+TEACHER_SCALE = 20.0
 PHRASES = tuple((class_id, part.name) for class_id, drawing in enumerate(OBJECTS) for part in drawing.parts)
 
 
@@ -102,16 +109,60 @@ def multi_positive_loss(similarity: torch.Tensor, positive: torch.Tensor) -> tor
     return (loss * positive).sum() / positive.sum()
 
 
-def uniform_features(visual: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """What the tower gives if every place of its last layer has the same weight.
+class Learner:
+    """A model with what it sees of images: one feature an image, and one for each place of its last layer."""
+
+    def __init__(self, model: torch.nn.Module, tower: str) -> None:
+        self.model = model
+        self._states: list[torch.Tensor] = []
+        last = model.visual.layer4 if tower == "resnet" else model.visual.ln_post
+        last.register_forward_hook(lambda module, inputs, output: self._states.append(output))
+
+    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, D), and (N, D, h, w): what the tower gives if it attends to one place alone.
+
+        The mean over places is the feature of the uniformly pooled image.
+        """
+        self._states.clear()
+        whole = self.model.encode_image(images)
+        return whole, self._places(self._states[0])
+
+    def _places(self, states: torch.Tensor) -> torch.Tensor:
+        """Of (N, C, h, w) before a ResNet's attention pooling, or a ViT's normalised tokens (N, 1 + P, C)."""
+        visual = self.model.visual
+        if states.ndim == 3:
+            side = math.isqrt(states.shape[1] - 1)
+            return (states[:, 1:] @ visual.proj).mT.unflatten(2, (side, side))
+        pool = visual.attnpool
+        places = pool.c_proj(pool.v_proj(states.flatten(2).mT + pool.positional_embedding[1:]))
+        return places.mT.unflatten(2, states.shape[2:])
+
+
+def load_learner(file: str, tower: str, device: str) -> Learner:
+    """A trained model that learns no more."""
+    model = build_toyclip(tower)
+    model.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    return Learner(model.to(device, memory_format=torch.channels_last).requires_grad_(False), tower)
+
+
+def similarities(features: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Cosines of features (N, D, ...) with texts (D, T): (N, T, ...)."""
+    return torch.einsum("nd...,dt->nt...", F.normalize(features.float(), dim=1), text)
+
+
+def teacher_loss(features: torch.Tensor, text: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of the softmax over texts from the teacher's, mean over images and places.
 
     Args:
-        states: (N, C, h, w) before a ResNet's attention pooling, or a ViT's normalised tokens (N, 1 + P, C).
+        features: (N, D), or (N, D, h, w), which is averaged over the teacher's grid.
+        text: (D, T), unit length.
+        teacher: its similarities, (N, T) or (N, T, h', w').
     """
-    if states.ndim == 3:
-        return states[:, 1:].mean(1) @ visual.proj
-    pool = visual.attnpool
-    return pool.c_proj(pool.v_proj(states.flatten(2).mean(2) + pool.positional_embedding[1:].mean(0)))
+    if features.ndim == 4:
+        features = F.adaptive_avg_pool2d(features, teacher.shape[2:])
+    ours = (TEACHER_SCALE * similarities(features, text)).log_softmax(1)
+    theirs = (TEACHER_SCALE * teacher).log_softmax(1)
+    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1).mean()
 
 
 def recall_at_present(model: torch.nn.Module, images: torch.Tensor, classes: torch.Tensor, device: str) -> float:
@@ -157,6 +208,7 @@ def train(arguments: argparse.Namespace) -> None:
     validation = load_scenes("val", 1000, cache)
 
     model = build_toyclip(arguments.tower, arguments.seed)
+    teacher = load_learner(arguments.teacher, "resnet", device) if arguments.teacher else None
     if arguments.start:
         model.load_state_dict({name: value.float() for name, value in load_file(arguments.start).items()})
     model = model.to(device, memory_format=torch.channels_last)
@@ -182,10 +234,7 @@ def train(arguments: argparse.Namespace) -> None:
         print(f"resumed at step {start} from {checkpoint}")
 
     weight = UNIFORM[arguments.tower] if arguments.uniform is None else arguments.uniform
-    states: list[torch.Tensor] = []
-    if weight:
-        last = model.visual.layer4 if arguments.tower == "resnet" else model.visual.ln_post
-        last.register_forward_hook(lambda module, inputs, output: states.append(output))
+    learner = Learner(model, arguments.tower)
     tokenizer = ToyTokenizer()
     began, total = time.monotonic(), 0.0
     progress = tqdm(range(start, arguments.steps), initial=start, total=arguments.steps, mininterval=5)
@@ -203,13 +252,16 @@ def train(arguments: argparse.Namespace) -> None:
             sdpa_kernel(SDPBackend.MATH),
         ):
             text = model.encode_text(tokens)
-            states.clear()
-            images_of = [(1.0, model.encode_image(batch))]
-            if weight:
-                images_of.append((weight, uniform_features(model.visual, states[0])))
+            seen = learner.features(batch)
         text, split, loss = F.normalize(text.float(), dim=-1).T, len(class_texts), torch.zeros((), device=device)
-        for share, image in images_of:
-            similarity = F.normalize(image.float(), dim=-1) @ text
+        if teacher:
+            with torch.no_grad():
+                known_text = teacher.model.encode_text(tokens, normalize=True).T
+                known = [similarities(features, known_text) for features in teacher.features(batch)]
+            for features, similarity in zip(seen, known, strict=True):
+                loss = loss + teacher_loss(features, text, similarity)
+        for share, image in ((1.0, seen[0]), (weight, seen[1].mean(dim=(2, 3)))):
+            similarity = similarities(image, text)
             loss = loss + share * multi_positive_loss(similarity[:, :split], classes[pick].to(device))
             loss = loss + share * 0.3 * multi_positive_loss(similarity[:, split:], phrases[pick].to(device))
         optimizer.zero_grad(set_to_none=True)
@@ -239,6 +291,7 @@ def train(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
         "precision": arguments.precision,
         "uniform": weight,
+        "teacher": Path(arguments.teacher).name if arguments.teacher else "none",
         "start": Path(arguments.start).name if arguments.start else "random",
         "scenes": arguments.scenes,
         "scene_version": SCENE_VERSION,
@@ -265,6 +318,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the matrix products")
     parser.add_argument("--scenes", type=int, default=24000, help="scenes of the train stream to draw")
     parser.add_argument("--uniform", type=float, help=f"weight of the loss of uniformly pooled images: {UNIFORM}")
+    parser.add_argument("--teacher", metavar="FILE", help="weights of a ResNet to learn from")
     parser.add_argument("--start", metavar="FILE", help="weights to go on from, with a new schedule")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", default=".cache/toyclip", help="drawn scenes and checkpoints")

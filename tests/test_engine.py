@@ -137,6 +137,34 @@ def test_a_vit_layer_without_gradients_names_those_that_work(bench, tmp_path):
         bench(tmp_path, *FAST, "model=toyclip_vit", "model.weights=untrained", "method=gradcam", "layer=block-1.out")
 
 
+def test_a_layer_that_only_the_class_token_leaves_is_refused_by_ablation_too(bench, tmp_path):
+    with pytest.raises(ModelError, match=r"layer=block5.out.*zero there; layers that work: block0, .*block5$"):
+        bench(tmp_path, *FAST, "model=toyclip_vit", "method=ablationcam", "layer=block-1.out")
+
+
+def test_terms_that_cancel_are_no_map(bench, tmp_path):
+    """Behind a block tokens are read through a layer norm alone, which makes HiRes-CAM's sum 0."""
+    result, table = bench(tmp_path, *FAST, "model=toyclip_vit", "method=hirescam", "layer=block-2.out")
+    assert table["n_failed"].iloc[0] == table["n_expected"].iloc[0] > 0
+    assert set(result.new_failures) == {"rounding_only"}
+
+
+def test_pairs_without_gradients_anywhere_fail_alone(bench, tmp_path, monkeypatch):
+    """No layer works for them, so the layer is not to blame."""
+    from decomcam_bench.models.clip import ClipModel
+
+    whole = ClipModel.gradients
+
+    def vanished(self, layer, state, image_of, class_ids, *rest):
+        found = whole(self, layer, state, image_of, class_ids, *rest)
+        return torch.where(((image_of == 0) & (len(state.activations) == 1))[:, None, None, None], 0.0, found)
+
+    monkeypatch.setattr(ClipModel, "gradients", vanished)
+    result, table = bench(tmp_path, *FAST, "method=gradcam", "batch_size=1")
+    assert set(result.new_failures) == {"zero_gradients"}
+    assert table["n_failed"].iloc[0] == table["n_expected"].iloc[0]
+
+
 def test_strict_stops_at_the_first_bad_image(bench, tmp_path, monkeypatch):
     from decomcam_bench.datasets.toybox import ToyBox
 

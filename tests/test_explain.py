@@ -103,6 +103,40 @@ def test_figure_and_notebook() -> None:
         shown.figure("jet")
 
 
+def test_components_are_called_what_they_are() -> None:
+    shown = explain(scene(), "a house", *UNTRAINED, method="dff,decomcam", rank=2)
+    words = [text.get_text() for text in shown.figure().texts]
+    assert "dff: components, with weight w" in words
+    assert "decomcam: OSSMs by singular value, with weight w and share of the variance" in words
+
+
+def test_a_rank_beyond_the_possible_costs_nothing_and_lists_nothing() -> None:
+    shown = explain(scene(), "a house", *UNTRAINED, method="decomcam", rank=50_000)
+    (parts,) = shown.answers[0].parts
+    assert len(parts.maps) == len(parts.weights) == len(parts.explained) <= 25
+
+
+def test_the_mark_stands_in_the_middle_of_a_plateau_and_in_its_panel() -> None:
+    from decomcam_bench.figures import _Painter
+    from decomcam_bench.models.geometry import Geometry
+
+    plateau = np.zeros((40, 40), np.float32)
+    plateau[:9, 30:] = 1
+    _, (x, y) = _Painter(np.zeros((40, 40, 3), np.uint8), "inferno").overlay(plateau, Geometry(40, 40, 40, "squash"))
+    assert (x * 40, y * 40) == (pytest.approx(35, abs=0.6), pytest.approx(4.5, abs=0.6))
+    for axes in explain(scene(), "a house", *UNTRAINED, method="gradcam").figure().axes:
+        assert all(line.get_clip_on() for line in axes.lines)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    shown = explain(scene(), "a house", *UNTRAINED, method="gradcam")
+    for name, write in (("a.png", shown.save), ("a.npz", shown.save_maps)):
+        (tmp_path / name).symlink_to("/dev/full")
+        with pytest.raises(ConfigError, match=f"{name}: cannot be written .No space left.*name another file"):
+            write(tmp_path / name)
+
+
 def test_a_pair_without_a_map_says_why() -> None:
     shown = explain(scene(), "a house", *UNTRAINED, "method.threshold=1000000.0", method="decomcam_v25", rank=2)
     assert shown.answers[0].reasons == ("zero_map",)

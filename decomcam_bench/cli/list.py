@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from decomcam_bench.cli import add_command
 
@@ -27,10 +28,16 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.format == "names":
         print("\n".join(row[0] for row in rows))
         return 0
-    header = ("layer", "channels", "grid") if arguments.what == "layers" else ("name", "description")
+    header = ("layer", "channels", "grid", "model")[: len(rows[0])]
+    header = header if arguments.what == "layers" else ("name", "description")
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, tuple("-" * width for width in widths), *rows):
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if arguments.what == "layers" and any(row[0].startswith("block") for row in rows):
+        from decomcam_bench.models.towers import ViTTower
+
+        points = ", ".join(f"block0.{point}" for point in ViTTower.points[1:])
+        print(f"\na block is read at its ln_1; other places: {points}")
     return 0
 
 
@@ -43,10 +50,19 @@ def _choices(group: str) -> list[tuple[str, ...]]:
 def _layers(overrides: list[str]) -> list[tuple[str, ...]]:
     from decomcam_bench import registry
     from decomcam_bench.config import load_config
+    from decomcam_bench.plan import label
 
+    # Layers belong to the architecture: no weights are needed, nor fetched.
+    models: dict[str, dict[str, Any]] = {}
+    for setting in load_config(overrides).settings:
+        untrained = getattr(registry.implementation("model", setting.model["impl"]), "untrained", {})
+        name = label(setting.model["name"], setting.changed["model"])
+        models[name] = {**setting.model, **untrained}
     rows: list[tuple[str, ...]] = []
-    for setting in {s.model["name"]: s for s in load_config(overrides).settings}.values():
-        model = registry.build("model", setting.model).load("cpu", "fp32")
-        shapes = model.layer_shapes()
-        rows += [(name, str(channels), f"{height} x {width}") for name, (channels, height, width) in shapes.items()]
+    for name, config in models.items():
+        shapes = registry.build("model", config).load("cpu", "fp32").layer_shapes()
+        more = (name,) if len(models) > 1 else ()
+        rows += [
+            (layer, str(channels), f"{height} x {width}", *more) for layer, (channels, height, width) in shapes.items()
+        ]
     return rows

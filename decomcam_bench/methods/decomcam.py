@@ -107,6 +107,7 @@ class DecomCAM(Method):
             raise ConfigError("method.quantise=true: only pixels have 8 bits; use it with method.space=pixel")
 
     def cost(self, rank: int | None, channels: int) -> Cost:
+        """An upper bound of the scored images: components that a matrix does not have are left out."""
         components = min(self.resolved(rank), self.channels, channels)
         return Cost(backward=1, scored=components * self._halves + int(self.baseline))
 
@@ -195,7 +196,7 @@ def component_scores(evidence: Evidence, masker: Masker, native: Tensor, present
         float32 (P, q); 0 where there is none.
     """
     scores = torch.zeros(present.shape, device=native.device)
-    for k in range(present.shape[1]):
+    for k in present.any(0).nonzero().flatten().tolist():
         pair = present[:, k].nonzero().flatten()
 
         def masked(i: Tensor, k: int = k, pair: Tensor = pair) -> Tensor:

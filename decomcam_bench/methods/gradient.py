@@ -15,7 +15,11 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max
-from decomcam_bench.methods.validity import finish, inspect
+from decomcam_bench.methods.validity import ROUNDING_ONLY, finish, inspect
+
+#: Share of a sum's terms below which the sum is taken for rounding. Float32 leaves about 1e-6 of them, a
+#: layer norm's epsilon about 1e-5.
+CANCELLED = 1e-4
 
 
 def channel_weights(A: Tensor, G: Tensor, kind: str) -> Tensor:  # noqa: N803
@@ -112,8 +116,20 @@ class HiResCAM(GradientMethod):
     """sum_k G_k A_k, element by element (Draelos and Carin 2020).
 
     Where tokens reach the score through a layer norm alone (a ViT's residual stream before its last
-    block), their scale does not matter to the score: the sum is 0 there but for rounding.
+    block), their scale does not matter to the score: the sum is 0 there but for rounding and the
+    norm's epsilon. A map whose largest value is below :data:`CANCELLED` of its terms is none.
     """
+
+    version: ClassVar[int] = 2
+
+    def map(self, evidence: Evidence) -> Explanation:
+        explanation = super().map(evidence)
+        terms = evidence.gradients * evidence.activations
+        largest = terms.sum(1).abs().flatten(1).amax(1)
+        nothing = largest < CANCELLED * terms.abs().sum(1).flatten(1).amax(1)
+        for pair in nothing.nonzero().flatten().tolist():
+            explanation.failures.setdefault(pair, ROUNDING_ONLY)
+        return explanation
 
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         return (G * A).sum(1)

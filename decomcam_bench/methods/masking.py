@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from decomcam_bench.errors import ConfigError
 from decomcam_bench.methods.base import Evidence, gaussian_kernel, min_max, upsample
 from decomcam_bench.options import check_at_least, check_choice, check_positive
 
@@ -15,6 +16,8 @@ SPACES = ("pixel", "normalised")
 
 #: Height of the input at which the published blur widths are meant.
 REFERENCE_HEIGHT = 224
+#: Widest blur kernel in pixels; far wider than any input, whose mean it then is.
+MAX_RADIUS = 100_000
 
 
 def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
@@ -123,3 +126,8 @@ def check_masking(composition: str, space: str, blur_sigma: float, truncate: flo
     check_choice("method.space", space, SPACES)
     check_at_least("method.blur_sigma", blur_sigma, 0)
     check_positive("method.truncate", truncate)
+    if blur_sigma * truncate > MAX_RADIUS:
+        raise ConfigError(
+            f"method.blur_sigma={blur_sigma}, method.truncate={truncate}: a kernel of radius "
+            f"{blur_sigma * truncate:g} pixels; their product must be at most {MAX_RADIUS}"
+        )

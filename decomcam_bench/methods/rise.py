@@ -15,6 +15,9 @@ from decomcam_bench.methods.perturbation import product_with_input
 from decomcam_bench.methods.validity import NON_FINITE_SCORE, Failures, finish
 from decomcam_bench.options import check_at_least
 
+#: Most cells along each side of RISE's grid; far more than any input has pixels to tell apart.
+MAX_GRID = 1_000
+
 
 @dataclass
 class RISE(MapMethod):
@@ -47,6 +50,8 @@ class RISE(MapMethod):
         super().__post_init__()
         check_at_least("method.masks", self.masks, 1)
         check_at_least("method.grid", self.grid, 1)
+        if self.grid > MAX_GRID:
+            raise ConfigError(f"method.grid={self.grid}: must be at most {MAX_GRID} cells a side")
         if not 0 < self.probability <= 1:
             raise ConfigError(f"method.probability={self.probability}: must lie in (0, 1]")
 

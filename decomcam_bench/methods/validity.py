@@ -18,6 +18,7 @@ ZERO_SCORE = "zero_score"
 EMPTY_REGION = "empty_region"
 NON_FINITE_MAP = "non_finite_map"
 ZERO_MAP = "zero_map"
+ROUNDING_ONLY = "rounding_only"
 NO_COMPONENTS = "no_components"
 
 

@@ -78,6 +78,16 @@ def similarity_to_score(similarity: Tensor, class_ids: Tensor, kind: str) -> Ten
     return LOGIT_SCALE * own if kind == "logits" else own
 
 
+def _half_scale(gradients: Tensor) -> Tensor:
+    """Powers of two (M,) that bring the largest entry of each row (M, d) to between 128 and 256.
+
+    Half precision has nothing below 6e-8: the gradient of a probability near 0 or 1 would vanish on
+    its way back through the network. A power of two changes no other digit.
+    """
+    _, exponent = torch.frexp(gradients.abs().amax(1))
+    return torch.where(exponent.isfinite(), torch.exp2(8.0 - exponent.clamp(-100, 100)), 1.0)
+
+
 class ClipModel:
     """A CLIP on a device.
 
@@ -251,9 +261,11 @@ class ClipModel:
                 activations = state.activations[chosen].float().detach().requires_grad_()
                 features, inputs = run(activations, tuple(c[chosen] for c in state.context))
                 score = similarity_to_score(features @ bank.embeddings.T, class_ids[start : start + batch_size], kind)
-                gradients = torch.autograd.grad(score.sum(), inputs, materialize_grads=True)
+                (outer,) = torch.autograd.grad(score.sum(), features, retain_graph=True)
+                scale = _half_scale(outer) if self.precision == "fp16" else torch.ones_like(outer[:, 0])
+                scaled = torch.autograd.grad(features, inputs, outer * scale[:, None], materialize_grads=True)
             self.passes.backward += len(chosen)
-            yield inputs, gradients
+            yield inputs, tuple(g.float() / scale.view(-1, *[1] * (g.dim() - 1)) for g in scaled)
 
     def surgery_features(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
         """Features by CLIP Surgery's path, see :meth:`Tower.surgery`; float32; one backbone pass."""

@@ -8,7 +8,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from decomcam_bench.errors import ConfigError
+from decomcam_bench.methods.decomcam import DecomCAM
 from decomcam_bench.methods.masking import Masker, blur_width, check_masking, gaussian_blur
+from decomcam_bench.methods.rise import RISE
 
 from .conftest import plain_evidence
 
@@ -77,3 +79,11 @@ def test_a_mask_of_ones_keeps_and_of_zeros_blurs() -> None:
 def test_out_of_range(options: tuple[str, str, float, float], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         check_masking(*options)
+
+
+def test_kernels_without_end_are_refused() -> None:
+    for options in ({"blur_sigma": 1e300}, {"truncate": 1e9}):
+        with pytest.raises(ConfigError, match="their product must be at most 100000"):
+            DecomCAM(**options)
+    with pytest.raises(ConfigError, match=r"method.grid=100000: must be at most 1000"):
+        RISE(grid=100_000)

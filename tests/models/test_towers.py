@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from decomcam_bench import registry
+from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, draw_scene
 from decomcam_bench.errors import ModelError
 from decomcam_bench.models.clip import ClipModel, similarity_to_score
 from decomcam_bench.models.towers import tower_of
@@ -38,6 +39,24 @@ def test_every_layer_continues_to_the_same_features(model):
         for name in layers:
             again = model.tower.head(name, states[name].activations, states[name].context)
             torch.testing.assert_close(again, features, msg=name)
+
+
+@pytest.mark.parametrize("name", ["toyclip", "toyclip_vit"])
+@pytest.mark.parametrize("kind", ["logits", "cosine", "softmax"])
+def test_gradients_do_not_underflow_in_half_precision(name, kind):
+    """Of a probability near 1 the gradient is 1e-13: far below the 6e-8 that half precision can hold."""
+    found = {}
+    images = torch.from_numpy(draw_scene("test", 0).image.transpose(2, 0, 1).copy())[None]
+    for precision in ("fp32", "fp16"):
+        model = registry.build("model", registry.read("model", name)).load("cpu", precision)
+        layer = model.tower.canonical(model.tower.default_layer)
+        bank = model.text_bank([[f"a photo of a {word}."] for word in CLASS_NAMES])
+        state = model.backbone(model.prepare(images), [layer]).states[layer]
+        pairs = torch.arange(len(CLASS_NAMES))
+        found[precision] = model.gradients(layer, state, torch.zeros_like(pairs), pairs, bank, kind).flatten(1)
+    exact = found["fp32"]
+    assert kind != "softmax" or exact.norm(dim=1).min() < 1e-7
+    assert ((found["fp16"] - exact).norm(dim=1) / exact.norm(dim=1)).max() < 0.05
 
 
 def test_gradients_equal_autograd_through_the_whole_network(model):

@@ -10,6 +10,7 @@ from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, draw_scene
 from decomcam_bench.models.toyclip import CONTEXT_LENGTH, VISION, ToyTokenizer, shipped_weights
 
 SHIPPED = {"resnet": "toyclip", "vit": "toyclip_vit"}
+LEAST_RECALL = {"resnet": 0.98, "vit": 0.93}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_recall_at_top_k_on_the_test_stream(tower, scenes):
         classes = {instance.class_id for instance in scene.instances}
         hits += len(classes & set(ranked[: len(classes)]))
         present += len(classes)
-    assert hits / present >= 0.90
+    assert hits / present >= LEAST_RECALL[tower]
 
 
 @pytest.mark.parametrize("tower", sorted(VISION))
@@ -40,7 +41,7 @@ def test_weights_are_small_and_say_how_they_were_made(tower):
     with safe_open(file, "pt") as stream:
         card = stream.metadata()
     assert card["tower"] == tower
-    assert float(card["recall_test_1000"]) >= 0.90
+    assert float(card["recall_test_1000"]) >= LEAST_RECALL[tower]
 
 
 def test_tokens_start_and_end_and_hash_unknown_words():
