@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from decomcam_bench import __version__
 from decomcam_bench.errors import ConfigError, StoreError
-from decomcam_bench.results.store import RECORDS, Cell, Store
+from decomcam_bench.results.store import RECORDS, Cell, Store, key_of
 from decomcam_bench.results.tables import counts, is_complete, order
 from decomcam_bench.results.values import evaluated, image_values, metric_of, metric_records
 
@@ -161,25 +162,59 @@ def _check_shape(path: str | Path, content: Mapping[str, Any]) -> None:
         if not any(metric["columns"] for cell in content["cells"] for metric in cell["metrics"]):
             what = "numbers" if content["cells"] else "cells"
             raise ConfigError(f"--baseline {path}: has no {what}, so nothing would be checked")
+        _once("cell", [cell["key"] for cell in content["cells"]])
         for cell in content["cells"]:
-            _ = cell["key"], dict(cell["identity"]), cell["n_expected"], cell["n_failed"]
-            _ = [cell["display"][name] for name in ("dataset", "model", "layer", "method", "rank")]
+            _check_key("cell", cell)
+            _known(cell["n_expected"], cell["n_failed"])
+            for name in ("dataset", "model", "layer", "method"):
+                _word(cell["display"][name])
+            _known(cell["display"]["rank"] or 0)
+            if not cell["metrics"]:
+                raise ValueError(f"cell {cell['key']} has no metrics")
+            _once(f"metric of cell {cell['key']}", [metric["key"] for metric in cell["metrics"]])
             for metric in cell["metrics"]:
-                _ = metric["key"], metric["name"], dict(metric["identity"])
-                _known(metric["n_failed"], metric.get("n_skipped", 0))
-                images = metric.get("images", [])
-                for column in metric["columns"]:
-                    _ = column["name"], column["label"]
-                    if column["direction"] not in ("higher", "lower"):
-                        raise ValueError(f"direction {column['direction']!r} is neither higher nor lower")
-                    _known(*([] if column["value"] is None else [column["value"]]))
-                for name, values in metric.get("image_values", {}).items():
-                    _known(*(value for value in values if value is not None))
-                    if len(values) != len(images):
-                        raise ValueError(f"{len(values)} values of {name} for {len(images)} images")
+                _check_metric(metric)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"--baseline {path}: is damaged ({reason}); make it again with `baseline update`") from error
+
+
+def _check_metric(metric: Mapping[str, Any]) -> None:
+    _check_key("metric", metric)
+    _word(metric["name"])
+    _known(metric["n_failed"], metric.get("n_skipped", 0))
+    for column in metric["columns"]:
+        _word(column["name"], column["label"])
+        if column["direction"] not in ("higher", "lower"):
+            raise ValueError(f"direction {column['direction']!r} is neither higher nor lower")
+        _known(*([] if column["value"] is None else [column["value"]]))
+    _once(f"number of metric {metric['key']}", [column["name"] for column in metric["columns"]])
+    images = metric.get("images", [])
+    _word(*images)
+    _once(f"image of metric {metric['key']}", images)
+    for name, values in metric.get("image_values", {}).items():
+        _known(*(value for value in values if value is not None))
+        if len(values) != len(images):
+            raise ValueError(f"{len(values)} values of {name} for {len(images)} images")
+
+
+def _check_key(kind: str, described: Mapping[str, Any]) -> None:
+    """Refuses an identity that was changed: it would be compared as what it was."""
+    found = key_of(dict(described["identity"]))
+    if found != described["key"]:
+        raise ValueError(f"{kind} {described['key']} has the identity of {found}")
+
+
+def _once(kind: str, names: Sequence[Any]) -> None:
+    double = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    if double:
+        raise ValueError(f"{kind} {double[0]} is there more than once")
+
+
+def _word(*values: Any) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is no name")
 
 
 def _known(*values: Any) -> None:

@@ -4,10 +4,10 @@
 pass            as good as the baseline, within the tolerance
 improved        better by more than the tolerance; `baseline update` would keep it
 regressed       worse by more than the tolerance
-failed          the number cannot be had any more, or more pairs fail or are skipped than were
+failed          the number or some pairs are not there any more, or more pairs fail or are skipped
 missing         the store does not have it, or not all of it
 incomparable    the store has something else in its place: the identity says in what; or its
-                records were made by other code than is installed
+                records were made by other code than is installed; or better is another direction
 =============== ==========================================================================
 
 Whether a number regressed is decided by the tolerance alone: over the same images any difference is
@@ -17,6 +17,7 @@ on other images.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -194,8 +195,17 @@ def check(
             )
             findings.append(Finding(known["display"], known["key"], "", "incomparable", why=why))
         else:
-            findings += _cell(known, cell, tolerances)
+            findings += [*_pairs(known, cell), *_cell(known, cell, tolerances)]
     return findings
+
+
+def _pairs(known: Mapping[str, Any], cell: Cell) -> list[Finding]:
+    """A finding where the store has another number of pairs than the baseline, which its numbers do not say."""
+    now, before = counts(cell.read(RECORDS, lambda name: name == "status"))["n_expected"], known["n_expected"]
+    if now == before:
+        return []
+    why = f"{now} pairs are there, and the baseline has {before}"
+    return [Finding(known["display"], known["key"], "", "failed" if now < before else "incomparable", why=why)]
 
 
 def _stale(known: Mapping[str, Any], cell: Cell) -> bool:
@@ -213,7 +223,13 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
             for name in names
             for line in differences(before.get(name, _NOTHING), after.get(name, _NOTHING), f"{path}.{name}".lstrip("."))
         ]
-    return [] if before == after else [f"{path}: {_short(before)} -> {_short(after)}"]
+    # As the keys see it: 1, 1.0 and true are three values.
+    if _NOTHING not in (before, after) and json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True):
+        return []
+    texts = _short(before), _short(after)
+    if texts[0] == texts[1]:
+        texts = repr(before), repr(after)
+    return [f"{path}: {texts[0]} -> {texts[1]}"]
 
 
 _NOTHING = object()
@@ -270,9 +286,8 @@ def _metric(
     known: Mapping[str, Any], before: Mapping[str, Any], cell: Cell, content: Mapping[str, Any], tolerances: Tolerances
 ) -> list[Finding]:
     def finding(column: Mapping[str, Any], state: str, **rest: Any) -> Finding:
-        return Finding(
-            known["display"], known["key"], column["label"], state, column["direction"], column["value"], **rest
-        )
+        named = column["label"], state, column["direction"], column["value"]
+        return Finding(known["display"], known["key"], *named, **rest)
 
     if not is_complete(cell, before["key"]):
         parts = f"{len(cell.present(before['key']))} of {cell.parts}"
@@ -289,8 +304,14 @@ def _metric(
         for name, word in (("n_failed", "fail than did"), ("n_skipped", "are skipped than were"))
     }
     broken = next((word for word, more in lost.items() if more > tolerances.failures * max(1, len(records))), "")
+    better = {own.name: own.direction for own in metric.columns}
     found = []
-    for column in before["columns"]:
+    for recorded in before["columns"]:
+        if recorded["name"] not in better:
+            found.append(finding(recorded, "failed", why="the metric has no such number any more"))
+            continue
+        direction = better[recorded["name"]]
+        column = recorded if direction == "none" else {**recorded, "direction": direction}
         now = values.get(column["name"], math.nan)
         state, tolerance = _judge(column, now, tolerances)
         why = ""
@@ -300,6 +321,8 @@ def _metric(
             state, why = "failed", f"{lost[broken]} pairs more {broken}: {reason}"
         elif state == "failed":
             why = f"the number cannot be computed any more: {_main_reason(records)}"
+        elif state != "regressed" and direction != recorded["direction"]:
+            state, why = "incomparable", f"better is {recorded['direction']} in the baseline, {direction} in the metric"
         made = finding(column, state, value=None if math.isnan(now) else now, tolerance=tolerance, why=why)
         if column["name"] in before.get("image_values", {}) and column["name"] in each:
             _compare_images(made, column, before, each[column["name"]])

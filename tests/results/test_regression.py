@@ -270,6 +270,75 @@ def test_a_metric_that_cannot_be_compared_is_refused(baseline: dict, tmp_path: P
         read_baseline(tmp_path / "base.json")
 
 
+def edited_baseline(baseline: dict, where: str, change: dict, tmp_path: Path) -> dict:
+    """The baseline with one part of it edited by hand, read back."""
+    cell = baseline["cells"][0]
+    places = {"cell": cell, "metric": cell["metrics"][0], "column": cell["metrics"][0]["columns"][0], "all": baseline}
+    places[where].update(change)
+    (tmp_path / "edited.json").write_text(json.dumps(baseline))
+    return read_baseline(tmp_path / "edited.json")
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "says"),
+    [
+        ("cell", {"key": "deadbeefdeadbeef"}, "cell deadbeefdeadbeef has the identity of"),
+        ("cell", {"identity": {"seed": 9}}, "has the identity of"),
+        ("cell", {"metrics": []}, "has no"),
+        ("cell", {"n_expected": "40"}, "'40' is no number"),
+        ("cell", {"display": dict.fromkeys(("dataset", "model", "layer", "method", "rank"), 3)}, "3 is no name"),
+        ("metric", {"key": "deadbeefdeadbeef"}, "metric deadbeefdeadbeef has the identity of"),
+        ("metric", {"images": ["one"] * IMAGES}, "image of metric .* one is there more than once"),
+        ("column", {"name": 3}, "3 is no name"),
+        ("column", {"label": None}, "None is no name"),
+    ],
+)
+def test_an_edited_baseline_is_refused(baseline: dict, tmp_path: Path, where: str, change: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"edited.json: .*{says}"):
+        edited_baseline(baseline, where, change, tmp_path)
+
+
+def test_a_cell_that_is_there_twice_or_without_metrics_is_refused(baseline: dict, tmp_path: Path) -> None:
+    (cell,) = baseline["cells"]
+    with pytest.raises(ConfigError, match=f"cell {cell['key']} is there more than once"):
+        edited_baseline(baseline, "all", {"cells": [cell, cell]}, tmp_path)
+    write_cell(tmp_path / "before", "other", energies())
+    (other,) = (c for c in make_baseline(tmp_path / "before")["cells"] if c["key"] != cell["key"])
+    with pytest.raises(ConfigError, match=f"cell {other['key']} has no metrics"):
+        edited_baseline(baseline, "all", {"cells": [cell, {**other, "metrics": []}]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "state", "says"),
+    [
+        ("column", {"direction": "lower"}, "incomparable", "better is lower in the baseline, higher in the metric"),
+        ("column", {"name": "glow"}, "failed", "the metric has no such number any more"),
+        ("cell", {"n_expected": 64}, "failed", "40 pairs are there, and the baseline has 64"),
+        ("cell", {"n_expected": 20}, "incomparable", "40 pairs are there, and the baseline has 20"),
+    ],
+)
+def test_an_edited_baseline_is_not_believed(
+    baseline: dict, tmp_path: Path, where: str, change: dict, state: str, says: str
+) -> None:
+    write_cell(tmp_path / "now", "good", energies(), rank=10)
+    findings = check(edited_baseline(baseline, where, change, tmp_path), tmp_path / "now", STRICT)
+    assert (findings[0].state, findings[0].why) == (state, says)
+    assert exit_status(findings) == (1 if state == "failed" else 2)
+
+
+def test_a_flipped_direction_hides_no_regression(baseline: dict, tmp_path: Path) -> None:
+    write_cell(tmp_path / "now", "good", energies(-0.1), rank=10)
+    assert judged(edited_baseline(baseline, "column", {"direction": "lower"}, tmp_path), tmp_path / "now") == (
+        "regressed",
+        1,
+    )
+
+
+def test_what_reads_alike_is_still_named() -> None:
+    assert differences({"a": 1, "b": None}, {"a": 1.0, "b": ""}) == ["a: 1 -> 1.0", "b: None -> ''"]
+    assert differences({"a": "x" * 50 + "1"}, {"a": "x" * 50 + "2"})[0].endswith("x2'")
+
+
 def test_a_tolerance_that_matches_nothing_is_refused(baseline: dict) -> None:
     check_patterns(baseline, ["energy=0.1", "en*=0.1"])
     with pytest.raises(ConfigError, match="did you mean 'energy'"):
