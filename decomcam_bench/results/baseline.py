@@ -144,7 +144,7 @@ def read_baseline(path: str | Path) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"--baseline {path}: no such file; `decomcam-bench baseline update` writes one") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--baseline {path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise ConfigError(f"--baseline {path}: is no baseline; `decomcam-bench baseline update` writes one")

@@ -85,7 +85,7 @@ def read_tolerances(choice: str = "default", overrides: Sequence[str] = ()) -> T
     if choice.endswith((".yaml", ".yml")):
         try:
             content = yaml.safe_load(Path(choice).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"--tolerances {choice}: cannot be read ({' '.join(str(error).split())})") from error
     else:
         content = registry.read("gate", choice)

@@ -234,7 +234,7 @@ def _read_json(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         newer = content.get("schema", 0) > SCHEMA
         digest = content.pop("digest", None)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); {remedy}") from error
     if newer:
         raise StoreError(_newer(path, content["schema"]))

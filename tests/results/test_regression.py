@@ -211,9 +211,14 @@ def test_tolerances_come_from_configuration(tmp_path: Path) -> None:
         ("default", ["energy"], "COLUMN=AMOUNT"),
         ("default", ["energy=-1"], "at least 0"),
         ("default", ["energy=nan"], "at least 0"),
+        ("DEEP", [], "deep.yaml: cannot be read"),
+        ("BYTES", [], "bytes.yaml: cannot be read"),
     ],
 )
-def test_wrong_tolerances_are_refused(choice: str, overrides: list[str], says: str) -> None:
+def test_wrong_tolerances_are_refused(choice: str, overrides: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("[" * 10_000)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xff")
+    choice = str(tmp_path / f"{choice.lower()}.yaml") if choice.isupper() else choice
     with pytest.raises(ConfigError, match=says):
         read_tolerances(choice, overrides)
 
@@ -222,6 +227,7 @@ def test_wrong_tolerances_are_refused(choice: str, overrides: list[str], says: s
     ("text", "says"),
     [
         ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "base.json: cannot be read as JSON"),
         ("[]", "is no baseline"),
         ('{"schema": 99, "cells": []}', "newer decomcam-bench"),
         ('{"schema": 1, "cells": []}', "has no cells"),
@@ -361,6 +367,17 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["check", "--baseline", file, "--results", str(tmp_path / "none")]) == 2
     assert main(["check", "--baseline", str(tmp_path / "none.json")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_an_error_of_the_gate_itself_is_no_regression(
+    baseline: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise TypeError("unforeseen")
+
+    monkeypatch.setattr("decomcam_bench.results.regression.check", broken)
+    assert main(["check", "--baseline", str(tmp_path / "base.json")]) == 2
+    assert "unforeseen" in capsys.readouterr().err
 
 
 def test_a_baseline_is_the_same_bytes_for_the_same_store(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_newer_files_are_refused_with_the_remedy(
     assert "pip install -U decomcam-bench" in error_of(["table", "--results", str(tmp_path)], capsys)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": "1"}'])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", "{}", '{"schema": 1}', '{"schema": "1"}'])
 def test_a_damaged_description_is_refused(
     cell: Cell, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
