@@ -32,6 +32,10 @@ from decomcam_bench.records import Row, frame, judged, pair_row, record, view_of
 from decomcam_bench.remeasure import remeasure
 from decomcam_bench.results.store import RECORDS, part_size, seal
 
+#: How the reason of a pair begins whose mask cannot be decoded.
+BAD_MASK = "bad_mask: "
+_MASK_COLUMNS = ("position", "class_id", "class_name", "reason")
+
 
 @dataclass
 class RunResult:
@@ -42,7 +46,7 @@ class RunResult:
         computed_images: images that were evaluated now.
         passes: forward and backward passes by purpose, this run alone.
         seconds: wall time of the evaluation.
-        new_failures: pairs that failed now, by reason.
+        new_failures: pairs that failed now, by reason: maps once a cell, masks that cannot be decoded once.
         unusable: annotations left out though their pair was evaluated without them, and those of no
             image at all; each with its file and reason. ``data verify`` shows them too.
     """
@@ -88,7 +92,10 @@ def execute(plan: Plan) -> RunResult:
                 cell.done = {stream: cell.cell.sealed(stream) for stream in cell.streams(keys.save_maps)}
                 cell.kept = cell.cell.sealed("maps")
             try:
-                result.computed_images += remeasure(group, keys.save_maps)
+                remeasured = remeasure(group, keys.save_maps)
+                if remeasured and keys.strict:
+                    _refuse_masks(group)
+                result.computed_images += remeasured
                 _sweep(group, keys, result)
             except torch.OutOfMemoryError as error:
                 raise UserError(
@@ -137,6 +144,28 @@ def _refuse_sealed(group: Group) -> None:
                 image = Loaded(index, sample, None, sample.error)
             if image.flaw:
                 raise StrictError(image.flaw)
+    _refuse_masks(group)
+
+
+def _refuse_masks(group: Group) -> None:
+    """Ends a strict run at a mask that a sealed metric or control could not decode, and that still cannot be.
+
+    Raises:
+        StrictError: for the first such pair of a cell.
+    """
+    for cell in group.cells:
+        sealed = [(name, part) for name, parts in cell.done.items() if name != "maps" for part in sorted(parts)]
+        for stream, part in sealed if cell.cell else ():
+            assert cell.cell is not None
+            records = cell.cell.read_part(stream, part, _MASK_COLUMNS.__contains__)
+            bad = records[records["reason"].str.startswith(BAD_MASK)]
+            for row in bad.to_dict("records"):
+                sample = group.dataset.sample(group.selection.indices[row["position"]])
+                target = next((t for t in sample.targets if t.class_id == row["class_id"]), None)
+                try:
+                    _ = target and target.object_mask()
+                except ValueError as error:
+                    raise StrictError(f"{sample.image_id}, {row['class_name']}: {BAD_MASK}{error}") from error
 
 
 def _be_repeatable() -> None:
@@ -255,7 +284,10 @@ class _Part:
         sample = image.sample
         lost: list[Row] = []
         if image.error:
-            named: list[tuple[int, str]] = [(t.class_id, t.class_name) for t in sample.targets] or [(-1, "")]
+            kept = [t for t in sample.targets if self.group.selection.keeps(sample, t)]
+            named = [(t.class_id, t.class_name) for t in kept]
+            if not sample.targets and not sample.lost:
+                named = [(-1, "")]
             lost = [pair_row(position, sample.image_id, *who, status="failed", reason=image.error) for who in named]
         lost += [
             pair_row(position, sample.image_id, p.class_id, p.class_name, status="failed", reason=str(p))
@@ -393,6 +425,10 @@ class _Part:
         """Waits for the metrics beside, then writes every stream that is missing."""
         for future in self.pending:
             future.result()
+        bad_masks = self._bad_masks()
+        if self.keys.strict and bad_masks:
+            first = bad_masks[min(bad_masks)]
+            raise StrictError(f"{first['image_id']}, {first['class_name']}: {first['reason']}")
         writes: list[Any] = []
         for cell in self.cells:
             assert cell.cell is not None
@@ -407,12 +443,24 @@ class _Part:
                 writes.append((cell.cell, stream, self.number, frame(rows)))
                 if stream == RECORDS:
                     for row in rows:
-                        if row["status"] == "failed":
+                        if row["status"] == "failed" and not row["reason"].startswith(BAD_MASK):
                             result.new_failures[row["reason"]] = result.new_failures.get(row["reason"], 0) + 1
+        for row in bad_masks.values():
+            result.new_failures[row["reason"]] = result.new_failures.get(row["reason"], 0) + 1
         seal(writes)
         _note_unusable(self.unusable, False, result)
         for cell, stream, number, _ in writes:
             next(c for c in self.cells if c.cell is cell).done.setdefault(stream, set()).add(number)
+
+
+    def _bad_masks(self) -> dict[tuple[int, int], Row]:
+        """Pairs whose mask could not be decoded, by position and class: once, for all cells and metrics."""
+        return {
+            (row["position"], row["class_id"]): row
+            for rows in (*self.rows.values(), *self.values.values())
+            for row in rows
+            if row["status"] == "failed" and row["reason"].startswith(BAD_MASK)
+        }
 
 
 class _Stopwatch:

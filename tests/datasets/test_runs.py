@@ -116,3 +116,51 @@ def test_a_mask_that_cannot_be_decoded_fails_its_pairs_of_the_oracle_alone(tmp_p
         assert set(bad["status"]) == {"failed"}
         assert all(reason.startswith("bad_mask: ") and f"{image}.png" in reason for reason in bad["reason"])
         assert set(records[records["image_id"] != image]["status"]) == {"ok"}, method
+
+
+def test_a_mask_that_cannot_be_decoded_is_told_once_a_pair_and_strict_stops_at_it(tmp_path: Path, bench: Any) -> None:
+    root = layouts.write_voc(tmp_path / "data", layouts.scenes(3))
+    picture = root / "VOC2012" / "SegmentationObject"
+    whole = {file: file.read_bytes() for file in picture.iterdir()}
+    image = _cut_mask(root)
+    run = [*_masked_voc(root), "method=center,random", "metric=energy,pointing_exact"]
+    result, table = bench(tmp_path / "store", *run)
+    records = load_records(tmp_path / "store", table["key"].iloc[0], "energy")
+    assert sum(result.new_failures.values()) == int((records["status"] == "failed").sum()) > 0
+    assert all(reason.startswith("bad_mask: ") and f"{image}.png" in reason for reason in result.new_failures)
+    with pytest.raises(StrictError, match=rf"{image}, .*: bad_mask: .*{image}.png"):
+        bench(tmp_path / "strict", *run, "strict=true")
+    with pytest.raises(StrictError, match=f"bad_mask: .*{image}.png"):
+        bench(tmp_path / "store", *run, "strict=true")
+    for file, content in whole.items():
+        file.write_bytes(content)
+    bench(tmp_path / "store", *run, "strict=true")
+
+
+def test_strict_stops_at_masks_that_kept_maps_are_judged_by(tmp_path: Path, bench: Any) -> None:
+    root = layouts.write_voc(tmp_path / "data", layouts.scenes(3))
+    image = _cut_mask(root)
+    run = [*_masked_voc(root), "method=center", "strict=true", "save_maps=true"]
+    bench(tmp_path / "store", *run, "metric=energy", "metric.region=box")
+    with pytest.raises(StrictError, match=f"bad_mask: .*{image}.png"):
+        bench(tmp_path / "store", *run, "metric=energy")
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_the_pairs_of_a_subset_do_not_depend_on_whether_an_image_can_be_read(
+    tmp_path: Path, bench: Any, readable: bool
+) -> None:
+    root = layouts.write_voc(tmp_path / "data", layouts.scenes(2))
+    folder = root / "VOC2012"
+    objects = [("house", (1, 1, 150, 150)), ("tree", (10, 10, 30, 30))]
+    for file in (folder / "Annotations").iterdir():
+        file.write_text(layouts.voc_xml(objects))
+    bad = folder / "Annotations" / "000000.xml"
+    bad.write_text(layouts.voc_xml([*objects, ("car", (30, 30, 20, 20))]))
+    if not readable:
+        for file in (folder / "JPEGImages").iterdir():
+            file.write_bytes(b"")
+    run = [*_masked_voc(root)[:5], "model=toyclip", "method=center", "metric=energy", "dataset.subset=difficult"]
+    _, table = bench(tmp_path / "store", *run)
+    assert int(table["n_expected"].iloc[0]) == 3
+    assert int(table["n_failed"].iloc[0]) == (1 if readable else 3)
