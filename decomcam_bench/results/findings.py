@@ -56,9 +56,9 @@ def as_markdown(findings: Sequence[Finding], verdict: int) -> str:
     parts.append(markdown(_HEADER, [[_safe(text) for text in _row(finding)] for finding in listed]))
     for finding in listed:
         if finding.why:
-            parts.append(
-                f"- **{_safe(finding.label)} {_safe(finding.column)}** ({finding.state}): {_safe(finding.why)}\n"
-            )
+            # Stars with a blank inside them are no emphasis.
+            name = _safe(f"{finding.label} {finding.column}".strip())
+            parts.append(f"- **{name}** ({finding.state}): {_safe(finding.why)}\n")
     for finding in listed:
         if finding.worst:
             rows = [
@@ -95,6 +95,6 @@ def _number(value: float | None) -> str:
 def _safe(text: object) -> str:
     """Names come from data sets and files: no HTML and no Markdown of theirs reaches the page."""
     escaped = html.escape(" ".join(str(text).split()), quote=False)
-    for sign in "\\`*[]":
+    for sign in "\\`*[]_~@":
         escaped = escaped.replace(sign, "\\" + sign)
     return escaped

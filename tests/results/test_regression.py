@@ -380,6 +380,13 @@ def test_an_error_of_the_gate_itself_is_no_regression(
     assert "unforeseen" in capsys.readouterr().err
 
 
+def test_the_summary_has_no_marks_but_its_own(tmp_path: Path) -> None:
+    write_cell(tmp_path / "before", "a_b_c ~~d~~ @someone", energies())
+    page = as_markdown(check(make_baseline(tmp_path / "before"), tmp_path / "none", STRICT), 2)
+    (line,) = (line for line in page.splitlines() if line.startswith("- "))
+    assert line.startswith(r"- **a\_b\_c \~\~d\~\~ \@someone layer4 on drawn, m** (missing): ")
+
+
 def test_a_baseline_is_the_same_bytes_for_the_same_store(tmp_path: Path) -> None:
     write_cell(tmp_path / "s", "good", energies())
     for name in ("a.json", "b.json"):
