@@ -27,6 +27,7 @@ Columns of records: ``position`` of the image in the run, ``image_id``, ``class_
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def load_table(
     details: bool = False,
     intervals: bool = False,
     reference: str | None = None,
-    resamples: int = 2_000,
+    resamples: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The table of a store, one row a cell; ``decomcam-bench table``. See the module for its columns.
@@ -82,7 +83,13 @@ def load_table(
         details: also secondary numbers and each metric's own counts.
         intervals: 95 % intervals by resampling images.
         reference: a method that every other is compared with.
-        resamples, seed: of intervals and comparisons.
+        resamples: of intervals and comparisons; None: 2,000 for intervals, and as many permutations
+            as the number of tests asks for, at least 10,000.
+        seed: of both.
+
+    Warns:
+        UserWarning: for pairs that a comparison leaves out, and for a table in which no difference can
+            be significant.
 
     Raises:
         StoreError: for a damaged part, or one that a newer version wrote.
@@ -98,7 +105,10 @@ def load_table(
     """
     from decomcam_bench.results.tables import load_table as load
 
-    return load(results, keys, details, intervals, reference, resamples, seed)
+    def note(line: str) -> None:
+        warnings.warn(line, stacklevel=3)
+
+    return load(results, keys, details, intervals, reference, resamples, seed, note)
 
 
 def load_records(results: str | Path, key: str, metric: str | None = None) -> pd.DataFrame:

@@ -41,7 +41,12 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     sure = parser.add_argument_group("how sure the numbers are")
     sure.add_argument("--intervals", action="store_true", help="95 %% intervals by resampling images")
     sure.add_argument("--reference", metavar="METHOD", help="compare every method with this one, pair by pair")
-    sure.add_argument("--resamples", type=int, default=2_000, metavar="N", help="for a paper: 10000")
+    sure.add_argument(
+        "--resamples",
+        type=int,
+        metavar="N",
+        help="of intervals and comparisons (default: 2000 for intervals; 10000 for comparisons, 100 a test if more)",
+    )
     sure.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples")
 
 
@@ -75,6 +80,7 @@ def shaped(arguments: argparse.Namespace) -> pd.DataFrame:
         arguments.reference,
         arguments.resamples,
         arguments.seed,
+        lambda line: print(line, file=sys.stderr),
     )
     if arguments.sort:
         table = layout.sort(table, arguments.sort)

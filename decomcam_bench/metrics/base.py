@@ -246,6 +246,8 @@ class Metric(abc.ABC):
         limit: score only the pairs of the first N images of the run, or all.
         version: raised when values change, since it is part of the metric key.
         needs: any of ``score`` (runs the model), ``components``, ``parts``, ``mask``, ``box``.
+        tested: whether a difference between two methods is a matter of chance, to be tested; a cost
+            that is the same for every image is not.
         undefined: values that may be NaN for a pair, which then takes no part in their column; NaN
             in any other value fails the pair.
     """
@@ -255,6 +257,7 @@ class Metric(abc.ABC):
 
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
+    tested: ClassVar[bool] = True
     undefined: ClassVar[frozenset[str]] = frozenset()
 
     @property

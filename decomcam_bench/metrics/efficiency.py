@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,8 @@ class Efficiency(MapMetric):
     """
 
     machine: bool = False
+
+    tested: ClassVar[bool] = False
 
     @property
     def columns(self) -> Sequence[Column]:

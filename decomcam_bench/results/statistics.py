@@ -23,12 +23,17 @@ from decomcam_bench.metrics.base import Metric
 from decomcam_bench.metrics.sums import Combine, ImageSums
 
 RESAMPLES = 10_000
+#: Permutations of a table where no number is asked for: at least the first, then for every test as many that
+#: Holm's correction leaves a smallest p of 0.01, at most the last.
+_PERMUTATIONS_LOW, _PERMUTATIONS_A_TEST, _PERMUTATIONS_HIGH = 10_000, 100, 200_000
 LEVEL = 0.95
 #: Weights of a block, images x resamples: 32 MiB in float32.
 _BLOCK_WEIGHTS = 8_000_000
 _CACHED_DRAWS = 50_000
 #: Whole numbers below this are exact in float32.
 _EXACT_FLOAT32 = 2.0**24
+#: Rounding of a number of the data set, as a share of its magnitude, by the precision of its sums.
+_ROUNDING: dict[type, float] = {np.float64: 1e-12, np.float32: 1e-6}
 #: Columns of sums from which on the matrix product dominates.
 _WIDE = 64
 
@@ -87,15 +92,20 @@ def _coins(random: np.random.Generator, block: np.ndarray) -> None:
     block[:] = np.unpackbits(raw, count=block.size).reshape(block.shape)
 
 
-def _precision(sums: Sums) -> type:
-    """float32 where it is exact, or where rounding (1e-6 of a total) is far below the noise of
-    resampling and the product is a large one; float64 otherwise."""
+def _is_exact(sums: Sums) -> bool:
+    """Whether float32 holds every weighted sum without rounding."""
     data = sums.data if isinstance(sums, sparse.csr_matrix) else sums
     whole = bool(np.equal(np.mod(data, 1), 0).all())
     # A resample may draw the heaviest image every time.
     heaviest = float(np.abs(data).max()) * sums.shape[0] if data.size else 0.0
+    return whole and heaviest < _EXACT_FLOAT32
+
+
+def _precision(sums: Sums) -> type:
+    """float32 where it is exact, or where rounding (1e-6 of a total) is far below the noise of
+    resampling and the product is a large one; float64 otherwise."""
     wide = isinstance(sums, np.ndarray) and sums.shape[1] > _WIDE
-    return np.float32 if wide or (whole and heaviest < _EXACT_FLOAT32) else np.float64
+    return np.float32 if wide or _is_exact(sums) else np.float64
 
 
 def _weighted_totals(sums: Sums, draw: Draw, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -192,22 +202,25 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
+    permutations: int | None = None,
 ) -> dict[str, Comparison]:
     """Compares two methods on the pairs that both have a record of.
 
     The interval resamples images, the same for both methods. The p-value swaps the two methods
     image by image at random and recomputes the aggregate of both: ``(1 + number of permutations
-    whose difference is at least as large) / (1 + resamples)``, two-sided.
+    whose difference is at least as large) / (1 + permutations)``, two-sided.
 
     Args:
         metric: whose aggregate is compared.
         records: of the method: ``image_id``, ``class_id`` and the metric's values, one row a pair.
         reference: of the reference method.
+        permutations: of the p-value; as many as ``resamples`` by default.
 
     Returns:
         One comparison a column.
     """
     check_resampling(resamples, seed, level)
+    permutations = resamples if permutations is None else permutations
     ours, theirs, left_out = _common(records, reference)
     if not len(ours):
         nan = float("nan")
@@ -216,7 +229,8 @@ def compare(
     first, second = metric.image_sums(ours), metric.image_sums(theirs)
     images, width = len(first.image_ids), first.sums.shape[1]
     base = second.aggregate()
-    estimates = {name: value - base[name] for name, value in first.aggregate().items()}
+    own = first.aggregate()
+    estimates = {name: value - base[name] for name, value in own.items()}
 
     def difference(totals: np.ndarray) -> dict[str, np.ndarray]:
         a, b = first.combine(totals[:, :width]), second.combine(totals[:, width:])
@@ -230,12 +244,14 @@ def compare(
         return difference(np.concatenate([total[0] + totals, total[1] - totals], axis=1))
 
     resampled = _over_blocks(_weighted_totals(both, _multinomial, resamples, seed), difference)
-    permuted = _over_blocks(_weighted_totals(gap, _coins, resamples, seed), swapped)
-    pairs = len(ours)
-    return {
-        name: _comparison(estimate, resampled[name], permuted[name], images, pairs, left_out, level)
-        for name, estimate in estimates.items()
-    }
+    permuted = _over_blocks(_weighted_totals(gap, _coins, permutations, seed), swapped)
+    rounding = _ROUNDING[np.float64 if _is_exact(gap) else _precision(gap)]
+    comparisons = {}
+    for name, estimate in estimates.items():
+        interval = _interval(estimate, resampled[name], images, level)
+        p = _p_value(estimate, permuted[name], rounding * max(abs(own[name]), abs(base[name])))
+        comparisons[name] = Comparison(estimate, interval.low, interval.high, p, images, len(ours), left_out)
+    return comparisons
 
 
 def _stack(a: Sums, b: Sums) -> Sums:
@@ -244,23 +260,18 @@ def _stack(a: Sums, b: Sums) -> Sums:
     return sparse.hstack([a, b], format="csr")
 
 
-def _comparison(
-    estimate: float,
-    resampled: np.ndarray,
-    permuted: np.ndarray,
-    images: int,
-    pairs: int,
-    left_out: int,
-    level: float,
-) -> Comparison:
-    interval = _interval(estimate, resampled, images, level)
-    known = permuted[~np.isnan(permuted)]
-    # Differences that are equal in exact arithmetic must count as equal after rounding, which is
-    # that of float32 for wide sums.
-    slack = 1e-6 * max(1.0, abs(estimate))
-    as_large = int((np.abs(known) >= abs(estimate) - slack).sum())
-    p = float("nan") if np.isnan(estimate) else (1 + as_large) / (1 + len(known))
-    return Comparison(estimate, interval.low, interval.high, p, images, pairs, left_out)
+def _p_value(estimate: float, permuted: np.ndarray, rounding: float) -> float:
+    """Two-sided p of a difference among its permutations; NaN where it is undefined.
+
+    Args:
+        rounding: differences that are equal in exact arithmetic may be so much apart, and count as equal.
+    """
+    if np.isnan(estimate):
+        return float("nan")
+    sizes = np.abs(permuted[~np.isnan(permuted)])
+    # Where positive and negative values cancel, the differences are larger than what they are the difference of.
+    slack = max(rounding, _ROUNDING[np.float64] * float(sizes.max(initial=0.0)))
+    return (1 + int((sizes >= abs(estimate) - slack).sum())) / (1 + len(sizes))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -280,6 +291,11 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
+def permutations_for(tests: int) -> int:
+    """Permutations of each test that let a table of so many differences be significant after Holm's correction."""
+    return min(max(_PERMUTATIONS_LOW, _PERMUTATIONS_A_TEST * tests), _PERMUTATIONS_HIGH)
+
+
 def compare_table(
     metric: Metric,
     records: Mapping[str, pd.DataFrame],
@@ -291,7 +307,8 @@ def compare_table(
     """Compares every method of a table with one of them, Holm's correction over the table.
 
     Args:
-        metric: whose columns are compared; those that have no better and worse are left out.
+        metric: whose columns are compared; those that have no better and worse are left out, and
+            so are all of a metric that is not ``tested``.
         records: of each method by its name.
         reference: the name of the method to compare with.
 
@@ -304,7 +321,7 @@ def compare_table(
     """
     if reference not in records:
         raise ConfigError(f"reference method '{reference}' is not in the table; valid: {', '.join(records)}")
-    judged = [column.name for column in metric.columns if column.direction != "none"]
+    judged = [column.name for column in metric.columns if metric.tested and column.direction != "none"]
     rows = []
     for method, own in records.items():
         if method == reference:

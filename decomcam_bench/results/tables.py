@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,8 +61,9 @@ def load_table(
     details: bool = False,
     intervals: bool = False,
     reference: str | None = None,
-    resamples: int = 2_000,
+    resamples: int | None = None,
     seed: int = 0,
+    note: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """The table of a store.
 
@@ -73,7 +74,11 @@ def load_table(
         intervals: beside each number ``NAME_low`` and ``NAME_high``, 95 % by resampling images.
         reference: a method; beside each number ``NAME_diff``, ``NAME_diff_low``, ``NAME_diff_high``
             against it and ``NAME_p`` with Holm's correction over the table.
-        resamples, seed: of intervals and comparisons.
+        resamples: of intervals and comparisons. None: 2,000 for intervals; of the p-values as many
+            permutations as the number of tests asks for, at least 10,000.
+        seed: of both.
+        note: called with a line each for what a reader of comparisons should know: pairs that were
+            left out, a table in which no difference can be significant.
 
     Returns:
         One row a cell: :data:`IDENTITY`, one column a number of a metric, :data:`COUNTS`. A cell
@@ -92,7 +97,7 @@ def load_table(
     rows = [_row(cell, details, sums) for cell in cells]
     columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
     if intervals or reference:
-        columns = _add_uncertainty(rows, columns, cells, sums, details, intervals, reference, resamples, seed)
+        columns = _add_uncertainty(rows, columns, cells, sums, details, intervals, reference, resamples, seed, note)
     table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
     return whole_counts(table).astype({"rank": "Int64"})
 
@@ -115,18 +120,21 @@ def _add_uncertainty(
     details: bool,
     intervals: bool,
     reference: str | None,
-    resamples: int,
+    resamples: int | None,
     seed: int,
+    note: Callable[[str], None] | None,
 ) -> list[str]:
     """Fills the rows with intervals and comparisons; the columns in their new order."""
-    from decomcam_bench.results.uncertainty import comparison_columns, interval_columns
+    from decomcam_bench.results.uncertainty import TABLE_RESAMPLES, comparison_columns, interval_columns
 
     extra: list[dict[str, float]] = [{} for _ in cells]
     if intervals:
-        for own, found in zip(extra, interval_columns(cells, sums, resamples, seed), strict=True):
+        count = TABLE_RESAMPLES if resamples is None else resamples
+        for own, found in zip(extra, interval_columns(cells, sums, count, seed), strict=True):
             own.update(found)
     if reference:
-        for own, found in zip(extra, comparison_columns(cells, reference, resamples, seed, details), strict=True):
+        compared = comparison_columns(cells, reference, resamples, seed, details, note)
+        for own, found in zip(extra, compared, strict=True):
             own.update(found)
     names = {name for own in extra for name in own}
     suffixes = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,11 +13,22 @@ from scipy import sparse
 
 from decomcam_bench.errors import ConfigError, unknown
 from decomcam_bench.metrics.sums import ImageSums, Totals
-from decomcam_bench.results.statistics import RESAMPLES, Interval, bootstrap, compare, holm
+from decomcam_bench.results.formats import SIGNIFICANT
+from decomcam_bench.results.statistics import (
+    RESAMPLES,
+    Comparison,
+    Interval,
+    bootstrap,
+    compare,
+    holm,
+    permutations_for,
+)
 from decomcam_bench.results.store import Cell
 from decomcam_bench.results.tables import SumsOf, is_complete
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
+#: Resamples of the intervals of a table where no number is asked for.
+TABLE_RESAMPLES = 2_000
 #: Columns of sums that are resampled with the same draw. Fractions in more than these would be
 #: rounded to float32; whole numbers are exact in it.
 _TOGETHER = 64
@@ -137,23 +150,25 @@ def reference_cell(cell: Cell, cells: Sequence[Cell], reference: str) -> Cell | 
     return found[0] if found else None
 
 
-def comparison_columns(
-    cells: Sequence[Cell], reference: str, resamples: int = RESAMPLES, seed: int = 0, hidden: bool = False
-) -> list[dict[str, float]]:
-    """For each cell ``LABEL_diff``, ``LABEL_diff_low``, ``LABEL_diff_high`` and ``LABEL_p`` against the
-    reference on the pairs that both have; p with Holm's correction over all of them.
+@dataclass(frozen=True)
+class _Planned:
+    """One metric of one cell that is to be compared with the reference cell.
 
-    Args:
-        hidden: also compare the numbers that only details show.
-
-    Raises:
-        ConfigError: when no cell has the reference method, or several could be meant.
+    Attributes:
+        place: of the cell among the rows.
+        columns: described as in the store; those that are tested.
     """
-    methods = list(dict.fromkeys(str(cell.display["method"]) for cell in cells))
-    if reference not in methods:
-        raise ConfigError(unknown("reference method", reference, methods))
-    columns: list[dict[str, float]] = [{} for _ in cells]
-    p_values: list[tuple[int, str, float]] = []
+
+    place: int
+    cell: Cell
+    other: Cell
+    key: str
+    content: Mapping[str, Any]
+    columns: Sequence[Mapping[str, Any]]
+
+
+def _planned(cells: Sequence[Cell], reference: str, hidden: bool) -> list[_Planned]:
+    plans = []
     for place, cell in enumerate(cells):
         other = reference_cell(cell, cells, reference)
         if other is None or other.key == cell.key:
@@ -162,25 +177,92 @@ def comparison_columns(
         for key, content in cell.metrics().items():
             if key not in shared or not (is_complete(cell, key) and is_complete(other, key)):
                 continue
-            found = _compare(cell, other, key, content, resamples, seed)
-            for column in content["columns"]:
-                if column["direction"] == "none" or column.get("machine") or (column.get("detail") and not hidden):
-                    continue
-                made, label = found[column["name"]], column["label"]
-                columns[place].update(
-                    {f"{label}_diff": made.difference, f"{label}_diff_low": made.low, f"{label}_diff_high": made.high}
-                )
-                p_values.append((place, f"{label}_p", made.p))
+            columns = [
+                column
+                for column in content["columns"]
+                if column["direction"] != "none" and not column.get("machine") and (hidden or not column.get("detail"))
+            ]
+            if columns and metric_of(content).tested:
+                plans.append(_Planned(place, cell, other, key, content, columns))
+    return plans
+
+
+def comparison_columns(
+    cells: Sequence[Cell],
+    reference: str,
+    resamples: int | None = None,
+    seed: int = 0,
+    hidden: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> list[dict[str, float]]:
+    """For each cell ``LABEL_diff``, ``LABEL_diff_low``, ``LABEL_diff_high`` and ``LABEL_p`` against the
+    reference on the pairs that both have; p with Holm's correction over all of them.
+
+    Args:
+        resamples: of intervals and permutations; None: :data:`TABLE_RESAMPLES` for the intervals, and
+            as many permutations as the number of tests asks for.
+        hidden: also compare the numbers that only details show.
+        note: called with a line each for pairs that were left out, and for a table in which no
+            difference can be significant.
+
+    Raises:
+        ConfigError: when no cell has the reference method, or several could be meant.
+    """
+    methods = list(dict.fromkeys(str(cell.display["method"]) for cell in cells))
+    if reference not in methods:
+        raise ConfigError(unknown("reference method", reference, methods))
+    plans = _planned(cells, reference, hidden)
+    tests = sum(len(plan.columns) for plan in plans)
+    permutations = permutations_for(tests) if resamples is None else resamples
+    columns: list[dict[str, float]] = [{} for _ in cells]
+    p_values: list[tuple[int, str, float]] = []
+    left_out: list[tuple[int, str]] = []
+    for plan in plans:
+        found = _compare(plan, TABLE_RESAMPLES if resamples is None else resamples, seed, permutations)
+        for column in plan.columns:
+            made, label = found[column["name"]], column["label"]
+            columns[plan.place].update(
+                {f"{label}_diff": made.difference, f"{label}_diff_low": made.low, f"{label}_diff_high": made.high}
+            )
+            p_values.append((plan.place, f"{label}_p", made.p))
+            if made.left_out:
+                left_out.append((made.left_out, f"{label} of {plan.cell.display['method']}"))
     for (place, name, _), adjusted in zip(p_values, holm([p for _, _, p in p_values]), strict=True):
         columns[place][name] = float(adjusted)
+    if note is not None:
+        for line in _notes(reference, p_values, permutations, left_out):
+            note(line)
     return columns
 
 
-def _compare(
-    cell: Cell, other: Cell, key: str, content: Mapping[str, Any], resamples: int, seed: int
-) -> dict[str, Any]:
-    both: list[pd.DataFrame] = [evaluated(metric_records(one, key)) for one in (cell, other)]
-    empty = next((frame for frame in both if not len(frame)), None)
-    if empty is not None:
-        both = [frame.head(0) if len(frame) else frame.reindex(columns=["image_id", "class_id"]) for frame in both]
-    return compare(metric_of(content), both[0], both[1], resamples, seed)
+def _notes(
+    reference: str, p_values: Sequence[tuple[int, str, float]], permutations: int, left_out: Sequence[tuple[int, str]]
+) -> list[str]:
+    """What a reader of comparisons should know.
+
+    Args:
+        left_out: pairs that only one of two methods has a record of, and what of which method was compared.
+    """
+    tests = sum(not np.isnan(p) for _, _, p in p_values)
+    lines = []
+    # The smallest p-value that so many permutations can give is 1 / (permutations + 1).
+    if tests / (permutations + 1) > SIGNIFICANT:
+        need = math.ceil(tests / SIGNIFICANT)
+        lines.append(
+            f"--resamples {permutations}: no difference of this table can be significant after Holm's correction of "
+            f"{tests} tests; choose at least {need}, or fewer rows with --where"
+        )
+    if left_out:
+        most, where = max(left_out)
+        lines.append(
+            f"--reference {reference}: {len(left_out)} of {len(p_values)} comparisons leave out pairs that only one "
+            f"of the two methods has a record of; most, {most} in {where}"
+        )
+    return lines
+
+
+def _compare(plan: _Planned, resamples: int, seed: int, permutations: int) -> dict[str, Comparison]:
+    both: list[pd.DataFrame] = [evaluated(metric_records(one, plan.key)) for one in (plan.cell, plan.other)]
+    # A stream without a usable pair may lack the columns.
+    both = [frame if len(frame) else frame.reindex(columns=["image_id", "class_id"]) for frame in both]
+    return compare(metric_of(plan.content), both[0], both[1], resamples, seed, permutations=permutations)

@@ -12,11 +12,12 @@ from scipy import stats
 
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.boxes import MaxBoxAcc
+from decomcam_bench.metrics.efficiency import Efficiency
 from decomcam_bench.metrics.energy import Energy
 from decomcam_bench.metrics.pointing import PointingGame
 from decomcam_bench.metrics.pxap import PxAP
 from decomcam_bench.results import statistics
-from decomcam_bench.results.statistics import bootstrap, compare, compare_table, holm
+from decomcam_bench.results.statistics import bootstrap, compare, compare_table, holm, permutations_for
 
 
 def _energy(values: np.ndarray, images: np.ndarray | None = None) -> pd.DataFrame:
@@ -215,6 +216,41 @@ def test_equal_methods_have_p_one_and_no_false_alarms_in_general() -> None:
     assert min(p_values) >= 1 / 200
 
 
+@pytest.mark.parametrize("shift", [5e-7, 1e-9])
+def test_a_small_constant_difference_is_one(shift: float) -> None:
+    values = np.random.default_rng(15).random(30)
+    made = compare(Energy(), _energy(values + shift), _energy(values), 2000)["energy"]
+    assert made.difference == pytest.approx(shift)
+    assert made.p == 1 / 2001
+
+
+def test_differences_that_differ_by_rounding_are_equal() -> None:
+    # Every swap gives the same difference or its negative, each with other rounding.
+    values = np.random.default_rng(16).random(40)
+    values[0] += 0.1
+    other = np.random.default_rng(16).random(40)
+    assert compare(Energy(), _energy(values), _energy(other), 500)["energy"].p == 1.0
+    # As do values of both signs that cancel.
+    signed = np.where(np.arange(40) % 2, 1, -1) * np.repeat(np.random.default_rng(17).random(20), 2)
+    tiny = signed.copy()
+    tiny[0] += 1e-9
+    assert compare(Energy(), _energy(tiny), _energy(signed), 500)["energy"].p == 1.0
+
+
+def test_permutations_may_be_more_than_resamples() -> None:
+    values = np.random.default_rng(18).random(60)
+    made = compare(Energy(), _energy(values + 0.1), _energy(values), 100, permutations=9999)["energy"]
+    assert made.p == 1e-4
+    assert made.low == compare(Energy(), _energy(values + 0.1), _energy(values), 100)["energy"].low
+
+
+def test_every_table_can_be_significant() -> None:
+    assert permutations_for(1) == 10_000
+    for tests in (1, 101, 500, 2000, 10_000):
+        assert tests / (permutations_for(tests) + 1) < 0.05
+        assert permutations_for(tests) <= 200_000
+
+
 def test_only_common_pairs_are_compared_and_the_rest_counted() -> None:
     a, b = _energy(np.array([0.1, 0.2, 0.3, 0.9])), _energy(np.array([0.5, 0.1, 0.2, 0.3]))
     a = a[a["class_id"] != 3]
@@ -249,6 +285,11 @@ def test_table_of_comparisons() -> None:
         compare_table(Energy(), records, "gradcam")
     empty = compare_table(Energy(), {"reference": records["reference"]}, "reference")
     assert len(empty) == 0
+
+
+def test_an_exact_cost_is_not_tested() -> None:
+    rows = _energy(np.ones(5)).assign(forward=11, head=0, backward=1)
+    assert len(compare_table(Efficiency(), {"a": rows, "b": rows}, "a")) == 0
 
 
 def test_bad_numbers_are_refused() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from decomcam_bench import api
 from decomcam_bench.cli import main
 from decomcam_bench.errors import ConfigError
 from decomcam_bench.results import formats, layout
@@ -130,6 +131,40 @@ def test_p_values_carry_holms_correction_over_the_whole_table(store: Path) -> No
     for place, key in enumerate(ordered):
         highest = max(highest, min(1.0, raw[key] * (len(ordered) - place)))
         assert table.loc[key[0], f"{key[1]}_p"] == pytest.approx(highest)
+
+
+def test_comparisons_take_enough_permutations_unless_told(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Six tests at the default 10,000 permutations.
+    assert load_table(store, reference="plain").set_index("method").loc["good", "energy_p"] <= 6 / 10_001
+    command = ["table", "--results", str(store), "--reference", "plain"]
+    assert main([*command, "--resamples", "118"]) == 0
+    assert capsys.readouterr().err == (
+        "--resamples 118: no difference of this table can be significant after Holm's correction of 6 tests; "
+        "choose at least 120, or fewer rows with --where\n"
+    )
+    assert main([*command, "--resamples", "119"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_pairs_that_a_comparison_leaves_out_are_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = pairs(IMAGES, energy=BASE)
+    some.loc[:6, ["status", "reason"]] = "failed", "zero_map"
+    write_cell(store, "some", {"energy": some})
+    assert main(["table", "--results", str(store), "--reference", "plain", "--resamples", "500"]) == 0
+    assert capsys.readouterr().err == (
+        "--reference plain: 1 of 7 comparisons leave out pairs that only one of the two methods has a record of; "
+        "most, 7 in energy of some\n"
+    )
+    with pytest.warns(UserWarning, match="1 of 7 comparisons leave out"):
+        api.load_table(store, reference="plain", resamples=500)
+
+
+def test_the_cost_of_a_method_is_not_tested(store: Path) -> None:
+    for method, forward in (("cheap", 1), ("plain", 11)):
+        write_cell(store, method, {"efficiency": pairs(IMAGES, forward=forward, head=0, backward=0)}, rank=9)
+    table = load_table(store, reference="plain", resamples=100)
+    assert "efficiency_forward" in table
+    assert "efficiency_forward_p" not in table
 
 
 def test_an_unknown_or_ambiguous_reference_is_refused(store: Path) -> None:
