@@ -277,7 +277,7 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
     metric: Metric = registry.build("metric", choice.config).resolve(dataset)
     options = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.init and f.name != "name"}
     identity = {**_implementation(choice.config["impl"], metric), **options}
-    suffix = label("", choice.changed)
+    suffix = label(choice.config["name"], choice.changed).removeprefix(choice.config["name"])
     content = {
         "identity": identity,
         "name": choice.config["name"],
@@ -315,10 +315,13 @@ def _plain(value: Any) -> Any:
 def label(name: str, changed: Mapping[str, Any]) -> str:
     """``name[key=value,...]`` with the options that differ from the YAML; places left out.
 
-    Of a folder of maps the last part of its path is shown, to tell rows apart.
+    Of a folder of maps the last part of its path is shown, to tell rows apart. Other code is an option
+    like others, unless the name is that of its class.
     """
     named = {key: Path(str(value)).name if key == "dir" else value for key, value in changed.items()}
-    shown = [f"{key}={value}" for key, value in sorted(named.items()) if key not in PLACES and key != "impl"]
+    if str(named.get("impl", "")).rpartition(":")[2] == name:
+        named.pop("impl", None)
+    shown = [f"{key}={value}" for key, value in sorted(named.items()) if key not in PLACES]
     return f"{name}[{','.join(shown)}]" if shown else name
 
 

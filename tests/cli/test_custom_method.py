@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from decomcam_bench.cli import main
+from decomcam_bench.plan import label
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -57,6 +58,12 @@ def test_what_is_wrong_with_it_is_one_line(example, words, message: str, tmp_pat
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_method_whose_code_is_replaced_is_told_from_the_original() -> None:
+    assert label("decomcam", {"impl": "weak:Weak"}) == "decomcam[impl=weak:Weak]"
+    assert label("decomcam", {"impl": "weak:Weak", "channels": 3}) == "decomcam[channels=3,impl=weak:Weak]"
+    assert label("MyCAM", {"impl": "pkg.own:MyCAM", "alpha": 2}) == "MyCAM[alpha=2]"
 
 
 OWN = """
