@@ -25,7 +25,7 @@ from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_devi
 from decomcam_bench.results.store import RECORDS, Cell, Store, key_of, part_size
 
 #: Raised when preprocessing, towers or geometry change what a map is.
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 #: Options that say where something lies, not what it is.
 _ANNOTATION = frozenset({"box", "mask"})
 PLACES = ("root", "cache_dir", "ids", "checkpoint")
