@@ -141,7 +141,8 @@ def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[An
         return [Shown("" if _absent(value) else f"{value:.0f}", numeric=True) for value in values]
     if not number:
         return [Shown("" if _absent(value) else str(value), numeric=name == "rank") for value in values]
-    write = writer(values)
+    lows, highs = (list(table.get(f"{name}_{end}", [math.nan] * len(values))) for end in ("low", "high"))
+    write = writer([*values, *lows, *highs])
     texts = ["" if _absent(value) else write(value) for value in values]
     places = [0] * len(values)
     if direction != "none":
@@ -152,10 +153,11 @@ def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[An
             for i in inside:
                 place = ranked.index(float(texts[i])) + 1
                 places[i] = place if place <= 2 and len(ranked) > 1 else 0
-    intervals = [""] * len(values)
-    if f"{name}_low" in table.columns:
-        ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        intervals = ["" if _absent(low) or _absent(high) else f"[{write(low)}, {write(high)}]" for low, high in ends]
+    # A number that no choice of images changes, as of the passes of a method, needs no interval.
+    intervals = [
+        "" if _absent(low) or _absent(high) or low == high == value else f"[{write(low)}, {write(high)}]"
+        for value, low, high in zip(values, lows, highs, strict=True)
+    ]
     stars = [False] * len(values)
     if f"{name}_p" in table.columns:
         stars = [not _absent(p) and p < SIGNIFICANT for p in table[f"{name}_p"]]
@@ -167,10 +169,15 @@ def _absent(value: Any) -> bool:
 
 
 def writer(values: Sequence[Any]) -> Callable[[float], str]:
-    """How a column's numbers are written: shares with three decimals, whole numbers with none, and
-    larger ones each by its own size, since a column of rates spans orders of magnitude."""
+    """How a column's numbers are written: shares with three decimals, whole numbers with none where
+    there are no others, and larger ones each by its own size, since a column of rates spans orders of
+    magnitude.
+
+    Args:
+        values: of the column, and the ends of its intervals.
+    """
     known = [abs(float(value)) for value in values if not _absent(value)]
-    if known and all(value.is_integer() and value >= 1 for value in known):
+    if known and all(value.is_integer() for value in known):
         return lambda value: f"{value:.0f}"
     if max(known, default=0.0) <= 10:
         return lambda value: f"{value:.3f}"

@@ -154,13 +154,13 @@ def _entries(table: pd.DataFrame, name: str, direction: str) -> list[dict[str, A
         texts = ["" if value is None or value is pd.NA or value != value else str(value) for value in values]
         counted = name in ("rank", "n_expected", "n_failed")
         return [{"text": text, "sort": text, "interval": "", "place": 0, "numeric": counted} for text in texts]
-    write = formats.writer(values)
+    nothing = [math.nan] * len(values)
+    lows, highs = (list(table.get(f"{name}_{end}", nothing)) for end in ("low", "high"))
+    write = formats.writer([*values, *lows, *highs])
     texts = ["" if math.isnan(value) else write(value) for value in values]
     # Numbers that read the same share a place.
     ranked = sorted({float(text) for text in texts if text}, reverse=direction == "higher")
     judged = direction != "none" and len(ranked) > 1
-    nothing = [math.nan] * len(values)
-    ends = zip(table.get(f"{name}_low", nothing), table.get(f"{name}_high", nothing), strict=True)
     return [
         {
             "text": text,
@@ -169,7 +169,7 @@ def _entries(table: pd.DataFrame, name: str, direction: str) -> list[dict[str, A
             "place": ranked.index(float(text)) + 1 if text and judged else 0,
             "numeric": True,
         }
-        for value, text, (low, high) in zip(values, texts, ends, strict=True)
+        for value, text, low, high in zip(values, texts, lows, highs, strict=True)
     ]
 
 

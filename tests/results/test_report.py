@@ -22,6 +22,7 @@ from PIL import Image
 from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
+from decomcam_bench.results.formats import rich_markdown
 from decomcam_bench.results.gallery import choose_label, pick
 from decomcam_bench.results.housekeeping import describe
 from decomcam_bench.results.report import write_report
@@ -153,6 +154,26 @@ def test_curves_are_drawn_of_the_numbers_that_have_them(tmp_path: Path, monkeypa
     ((x, data, names, levels),) = tables
     assert (x, names, sorted(data["rank"]), set(data["series"])) == ("rank", ["energy"], [3, 5], {"a"})
     assert levels["energy"].tolist() == pytest.approx([0.1])
+
+
+def test_counts_are_whole_and_have_an_interval_only_where_one_is() -> None:
+    table = pd.DataFrame(
+        {
+            "label": ["a", "b", "c"],
+            "passes": [0.0, 1.0, 12.0],
+            "passes_low": [0.0, 1.0, 11.0],
+            "passes_high": [0.0, 1.0, 13.0],
+            "pointing": [1.0, 0.0, 1.0],
+            "pointing_low": [0.75, 0.0, 1.0],
+            "pointing_high": [1.0, 0.0, 1.0],
+        }
+    )
+    rows = [line.split("|")[2:4] for line in rich_markdown(table, {}).splitlines()[2:]]
+    assert [[text.strip() for text in row] for row in rows] == [
+        ["0", "1.000 [0.750, 1.000]"],
+        ["1", "0.000"],
+        ["12 [11, 13]", "1.000"],
+    ]
 
 
 def test_commands_to_repeat_name_every_option_and_can_be_pasted(tmp_path: Path) -> None:
