@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,8 +47,8 @@ class RunResult:
         passes: forward and backward passes by purpose, this run alone.
         seconds: wall time of the evaluation.
         new_failures: pairs that failed now, by reason: maps once a cell, masks that cannot be decoded once.
-        unusable: annotations left out though their pair was evaluated without them, and those of no
-            image at all; each with its file and reason. ``data verify`` shows them too.
+        unusable: annotations left out though their pair was evaluated without them, now or before, and
+            those of no image at all; each with its file and reason. ``data verify`` shows them too.
     """
 
     keys: list[str]
@@ -77,10 +77,11 @@ def execute(plan: Plan) -> RunResult:
     for group in plan.groups:
         if keys.strict:
             _refuse_sealed(group)
+        _note_unusable(group.dataset.problems, keys.strict, result)
+        _note_unusable(_left_out_before(group, keys), False, result)
         parts = _open_parts(group, keys)
         if not parts:
             continue
-        _note_unusable(group.dataset.problems, keys.strict, result)
         for cell in group.cells:
             cell.cell = plan.store.create(cell.identity, cell.display, group.images)
             for position, metric in enumerate(cell.metrics):
@@ -115,6 +116,16 @@ def _note_unusable(problems: Iterable[Problem], strict: bool, result: RunResult)
     if strict and lines:
         raise StrictError(lines[0])
     result.unusable = list(dict.fromkeys([*result.unusable, *lines]))
+
+
+def _left_out_before(group: Group, keys: RunKeys) -> Iterator[Problem]:
+    """Annotations left out of images that this run does not evaluate, so that each run tells of them."""
+    size = part_size(group.images)
+    for part in range(group.parts):
+        if any(cell.to_compute(part, keys.save_maps) for cell in group.cells):
+            continue
+        for index in group.selection.indices[part * size : (part + 1) * size]:
+            yield from (problem for problem in group.dataset.sample(index).problems if not problem.pair_lost)
 
 
 def _refuse_sealed(group: Group) -> None:
