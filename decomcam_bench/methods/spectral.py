@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,20 +14,36 @@ from decomcam_bench.methods.decomposition import decompose
 from decomcam_bench.methods.validity import NO_COMPONENTS, finish, inspect
 from decomcam_bench.options import check_choice
 
+SIGNS = ("spatial", "channel", "library")
+
 
 def first_component(maps: Tensor, sign: str) -> tuple[Tensor, Tensor]:
     """The projection of each position on the first principal axis of the channels.
 
     Args:
         maps: (M, C, h, w), finite.
-        sign: ``spatial`` or ``channel``, see
+        sign: one of :data:`SIGNS`; for ``spatial`` and ``channel`` see
             :func:`~decomcam_bench.methods.decomposition.decompose`.
 
     Returns:
         Projections (M, h, w), and bool (M,), whether there is a component at all.
     """
-    parts = decompose(maps.flatten(2).mT, 1, centred=True, sign=sign)
-    return parts.maps[:, 0].unflatten(1, maps.shape[-2:]), parts.exists[:, 0]
+    matrices = maps.flatten(2).mT
+    parts = decompose(matrices, 1, centred=True, sign="spatial" if sign == "library" else sign)
+    first = parts.maps[:, 0]
+    if sign == "library":
+        first = first * _library_signs(matrices, first)[:, None]
+    return first.unflatten(1, maps.shape[-2:]), parts.exists[:, 0]
+
+
+def _library_signs(matrices: Tensor, first: Tensor) -> Tensor:
+    """+1 or -1 (M,): whether NumPy's decomposition of (M, positions, channels) points as ``first`` does."""
+    signs = []
+    for matrix, ours in zip(matrices.float().cpu().numpy(), first.cpu().numpy(), strict=True):
+        centred = matrix - matrix.mean(axis=0)
+        axis = np.linalg.svd(centred, full_matrices=True)[2][0]
+        signs.append(-1.0 if float(ours @ (centred @ axis)) < 0 else 1.0)
+    return torch.tensor(signs, device=first.device)
 
 
 @dataclass
@@ -39,14 +56,15 @@ class EigenCAM(MapMethod):
 
     Attributes:
         sign: ``spatial``: the position of largest magnitude is positive; ``channel``: the channel
-            of largest magnitude is.
+            of largest magnitude is; ``library``: as NumPy's SVD returns it, which is what
+            pytorch-grad-cam shows. That one is slow, and may differ from machine to machine.
     """
 
     sign: str = "spatial"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("method.sign", self.sign, ("spatial", "channel"))
+        check_choice("method.sign", self.sign, SIGNS)
 
     def map(self, evidence: Evidence) -> Explanation:
         failures = inspect(evidence)

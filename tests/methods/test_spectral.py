@@ -48,6 +48,8 @@ def test_equals_the_grad_cam_package_up_to_its_arbitrary_sign(
         np.testing.assert_allclose(got[pair], both[0][pair], atol=1e-5)
         nearest = min(np.abs(half[pair].numpy() - expected[pair]).max() for half in both)
         assert nearest < 1e-4
+    same = type(method)(sign="library").map(evidence).maps(evidence.input_size)
+    np.testing.assert_allclose(min_max(same, (1, 2)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", ["layer2", "layer4"])
