@@ -200,6 +200,9 @@ def stacked(records: pd.DataFrame, key: str) -> np.ndarray:
 class MaxBoxAcc(ThresholdedBoxes):
     """MaxBoxAcc: share of pairs whose box is right, at the data set's best threshold.
 
+    The best of many thresholds is too high in a small sample. Intervals allow for that, yet those of 95 % hold in
+    84 to 93 % at 30 images and 92 to 94 % at 100 (see ``results.statistics``): below 300 images they are narrow.
+
     Attributes:
         iou_levels: a hit from these IoUs on, each once; the mean over levels is reported.
     """
