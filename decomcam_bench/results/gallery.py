@@ -1,4 +1,4 @@
-"""Pictures of a report: maps of several methods beside each other, recomputed from the data set.
+"""Pictures of a report: maps of several methods beside each other, those that were kept, or recomputed.
 
 Which pairs are shown follows from the records: where the method in focus does best, where it does
 worst, and where the methods disagree most.
@@ -10,7 +10,7 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,12 @@ from decomcam_bench.errors import DataError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed
 from decomcam_bench.figures import blend, faded
+from decomcam_bench.kept import KeptMaps, read_maps
 from decomcam_bench.methods.base import Explanation, explained
 from decomcam_bench.metrics.parts import overlaps
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, PlannedCell, make_plan
-from decomcam_bench.results.store import Cell
+from decomcam_bench.results.store import Cell, part_size
 from decomcam_bench.results.tables import is_complete
 from decomcam_bench.results.values import evaluated, metric_of, metric_records
 
@@ -213,7 +214,8 @@ def _plan(cells: Sequence[Cell], overrides: Sequence[str]) -> tuple[Group, dict[
     joined = RunConfig(
         tuple(s for config in configs for s in config.settings),
         tuple(m for config in configs for m in config.metrics),
-        configs[0].keys,
+        # Of this store, wherever it lies, are the kept maps.
+        replace(configs[0].keys, results=str(cells[0].folder.parents[1])),
         (),
     )
     plan = make_plan(joined)
@@ -248,21 +250,27 @@ def _explain(
     maker = EvidenceMaker(model, group.bank, 16, group.seed)
     found: dict[tuple[int, int], _Explained] = {}
     images = feed(dataset, [[index] for index in indices], model.input_size, group.source.geometry, 0)
+    kept = _Kept(group.images)
     size = (model.input_size, model.input_size)
     for position, (loaded,) in zip(positions, images, strict=True):
         if loaded.pixels is None:
             continue
-        batch = _batch(group, loaded, sorted({cell.layer for cell in planned.values() if cell.layer}))
-        if not len(batch):
+        targets = [target for target in loaded.sample.targets if group.selection.keeps(loaded.sample, target)]
+        if not targets:
             continue
-        with torch.no_grad():
-            made = {key: _explanation(cell, maker, batch) for key, cell in planned.items()}
+        made = {key: one for key, cell in planned.items() if (one := kept.explanation(cell, position, targets))}
+        left = {key: cell for key, cell in planned.items() if key not in made}
+        if left:
+            batch = _batch(group, loaded, targets, sorted({cell.layer for cell in left.values() if cell.layer}))
+            with torch.no_grad():
+                made |= {key: _explanation(cell, maker, batch) for key, cell in left.items()}
+        geometry = Geometry(loaded.sample.width, loaded.sample.height, model.input_size, group.source.geometry)
         picture = dataset.load_image(loaded.index)
-        for pair, target in enumerate(batch.targets):
+        for pair, target in enumerate(targets):
             found[position, target.class_id] = _Explained(
                 picture,
                 target,
-                batch.geometries[0],
+                geometry,
                 loaded.sample.image_id,
                 {key: (explanation, pair) for key, explanation in made.items()},
                 size,
@@ -275,11 +283,40 @@ def _explanation(cell: PlannedCell, maker: EvidenceMaker, batch: Batch) -> Expla
     return explained(cell.method, evidence, [cell.rank])[cell.rank]
 
 
-def _batch(group: Group, loaded: Loaded, layers: Sequence[str]) -> Batch:
+class _Kept:
+    """Maps that a run has kept, read one part of a cell at a time."""
+
+    def __init__(self, images: int) -> None:
+        self.size = part_size(images)
+        self.parts: dict[tuple[str, int], KeptMaps] = {}
+
+    def explanation(self, cell: PlannedCell, position: int, targets: Sequence[Target]) -> Explanation | None:
+        """The maps of an image's targets; None where they are to be computed, as components are."""
+        part = position // self.size
+        if cell.cell is None or cell.rank is not None or part not in cell.kept:
+            return None
+        # Images come in order of position.
+        if (cell.key, part) not in self.parts:
+            self.parts = {key: maps for key, maps in self.parts.items() if key[1] == part}
+            self.parts[cell.key, part] = read_maps(cell.cell, part)
+        kept = self.parts[cell.key, part]
+        here = {int(kept.class_id[place]): place for place in np.flatnonzero(kept.image_index == position)}
+        native = np.zeros((len(targets), *kept.native.shape[1:]), np.float32)
+        failures = {}
+        for pair, target in enumerate(targets):
+            if target.class_id in here:
+                native[pair] = kept.native[here[target.class_id]]
+            elif (position, target.class_id) in kept.without_map:
+                failures[pair] = "no map"
+            else:
+                return None
+        return Explanation(torch.from_numpy(native), kept.mode, failures=failures)
+
+
+def _batch(group: Group, loaded: Loaded, targets: list[Target], layers: Sequence[str]) -> Batch:
     model, sample = group.model, loaded.sample
     assert loaded.pixels is not None
     tensors = model.prepare(torch.from_numpy(loaded.pixels[None]))
-    targets = [target for target in sample.targets if group.selection.keeps(sample, target)]
     return Batch(
         tensors,
         model.backbone(tensors, layers),

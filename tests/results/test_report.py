@@ -130,6 +130,26 @@ def test_pictures_stay_when_cells_of_another_experiment_have_other_metrics(tmp_p
     assert {"decomcam rank 10", "dff rank 3", "center"} == set(captions)
 
 
+def test_kept_maps_are_shown_and_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["method=gradcam,center", "metric=energy", "limit=3", "workers=0", "device=cpu", f"results={tmp_path}"]
+    run(load_config([*words, "save_maps=true"]))
+
+    def pictures() -> list[np.ndarray]:
+        page = Page(write_report(tmp_path, tmp_path / "r.html", resamples=10).read_text())
+        urls = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
+        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in urls]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("decomcam_bench.results.gallery.explained", lambda *_: pytest.fail("computed again"))
+        kept = pictures()
+    for cell in Store(tmp_path).cells():
+        shutil.rmtree(cell.folder / "maps")
+    again = pictures()
+    assert len(kept) == len(again) > 5
+    # Batches differ in their size, and so the maps in their last digits.
+    assert all(np.abs(a.astype(float) - b).mean() < 0.5 for a, b in zip(kept, again, strict=True))
+
+
 def test_the_label_that_pairs_are_chosen_by() -> None:
     both, parts = {"pointing": 1, "energy": 1}, {"parts_energy": 1, "energy[a=1]": 1}
     assert choose_label([parts, both, both]) == "energy"
