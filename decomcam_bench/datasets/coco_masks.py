@@ -91,9 +91,12 @@ def coco_mask(segmentation: Any, height: int, width: int) -> CocoMask:
 
 def _checked_polygon(polygon: Any) -> np.ndarray:
     try:
-        values = np.asarray(polygon, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError("a polygon that is no list of numbers") from None
+        values = np.asarray(polygon)
+        if values.size and values.dtype.kind not in "iuf":
+            raise ValueError  # texts, booleans, or numbers beyond 64 bits
+        values = values.astype(np.float64, copy=False)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("a polygon that is no list of numbers in range") from None
     if values.ndim != 1 or isinstance(polygon, (str, dict)):
         raise ValueError("a polygon that is no flat list of coordinates")
     if not (np.abs(values) <= MAX_COORDINATE).all():

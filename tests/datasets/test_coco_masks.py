@@ -63,6 +63,8 @@ def test_adversarial_polygons_equal_pycocotools(polygons) -> None:
         [[1, 1]],
         [1, 2, 3, 4, 5, 6],
         [["a"] * 6],
+        [["1", "1", "8", "1", "8", "8"]],
+        [[10**400, 0, 1, 1, 2, 2]],
         [[1, 1, None, 1, 8, 8]],
         [[1, 1, float("nan"), 1, 8, 8]],
         [[1, 1, float("inf"), 1, 8, 8]],
