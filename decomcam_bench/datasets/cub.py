@@ -177,6 +177,6 @@ def _first(row: tuple[str, ...] | None) -> str:
 
 def _rows(file: Path) -> list[list[str]]:
     try:
-        return [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeError) as error:
         raise DataError(f"{file}: cannot be read ({error})") from error

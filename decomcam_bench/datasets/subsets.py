@@ -107,7 +107,7 @@ def read_ids(ids: Any) -> list[str]:
     """
     if isinstance(ids, str):
         try:
-            lines = Path(ids).expanduser().read_text(encoding="utf-8").splitlines()
+            lines = Path(ids).expanduser().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeError) as error:
             raise DataError(
                 f"dataset.ids={ids}: cannot be read ({error}); give a list, or a text file with one id a line"

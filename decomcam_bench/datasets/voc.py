@@ -78,7 +78,7 @@ class VOC(FileDataset):
         self._class_of = {name: class_id for class_id, name in enumerate(self._classes)}
         self._folder = self._find()
         try:
-            lines = self._split_file().read_text(encoding="utf-8").splitlines()
+            lines = self._split_file().read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeError) as error:
             raise DataError(f"{self._split_file()}: cannot be read ({error})") from error
         self._listed = [line.split()[0] for line in lines if line.strip()]

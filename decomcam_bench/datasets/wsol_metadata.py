@@ -108,7 +108,7 @@ def find_metadata(places: list[Path]) -> Path | None:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeError) as error:
         raise DataError(f"{file}: cannot be read ({error})") from error
 

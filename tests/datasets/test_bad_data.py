@@ -613,3 +613,25 @@ def test_sample_is_read_once(voc_root: Path) -> None:
     assert dataset.sample(0) is first
     with pytest.raises(IndexError):
         dataset.sample(3)
+
+
+@pytest.mark.parametrize(
+    ("write", "make"),
+    [
+        (layouts.write_voc, lambda root: _voc(root)),
+        (layouts.write_cub, lambda root: CUB(root=str(root))),
+        (layouts.write_imagenet, lambda root: ImageNet(root=str(root), classes=NAMES)),
+        (layouts.write_imagenetv2, lambda root: ImageNetV2(root=str(root), classes=NAMES)),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_a_text_file(
+    tmp_path: Path, write: Callable[..., Path], make: Callable[[Path], Dataset]
+) -> None:
+    root = write(tmp_path, layouts.scenes(3, one_class=True, one_object=True))
+    before = make(root)
+    for file in tmp_path.rglob("*.txt"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    after = make(root)
+    assert after.fingerprint == before.fingerprint
+    assert [after.image_id(index) for index in range(3)] == [before.image_id(index) for index in range(3)]
+    _others_survive(after, -1)

@@ -79,7 +79,7 @@ def test_balanced(tmp_path: Path) -> None:
 def test_ids_as_list_and_file(tmp_path: Path) -> None:
     wanted = ["test_000007", "test_000003"]
     file = tmp_path / "ids.txt"
-    file.write_text("# two scenes\ntest_000007\n\ntest_000003\ntest_000003\n")
+    file.write_text("\ufeff# two scenes\ntest_000007\n\ntest_000003\ntest_000003\n", encoding="utf-8")
     listed, filed = ToyBox(size=20, ids=wanted), ToyBox(size=20, ids=str(file))
     assert _ids(listed) == _ids(filed) == sorted(wanted)
     assert select(listed).digest == select(filed).digest
