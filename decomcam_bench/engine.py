@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.config import RunConfig, RunKeys
-from decomcam_bench.datasets.base import Problem
+from decomcam_bench.datasets.base import Problem, printable
 from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed, load
@@ -351,7 +351,7 @@ class _Part:
         valid = torch.tensor([not reason for reason in reasons], device=maps.device)
         maps = torch.where(valid[:, None, None], maps, 0.0)
         for row, reason in zip(rows, reasons, strict=True):
-            self.rows[cell.key].append({**row, "status": "failed" if reason else "ok", "reason": reason})
+            self.rows[cell.key].append({**row, "status": "failed" if reason else "ok", "reason": printable(reason)})
         if self.keys.save_maps:
             native = explanation.native.cpu().numpy()
             self.maps[cell.key] += [

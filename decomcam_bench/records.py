@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.datasets.base import Target
+from decomcam_bench.datasets.base import Target, printable
 from decomcam_bench.metrics.base import Fail, MapMetric, Metric, Outcome, PairMap, Skip, Work
 from decomcam_bench.models.geometry import Geometry
 
@@ -18,11 +18,11 @@ def pair_row(position: int, image_id: str, class_id: int, class_name: str, statu
     """What every record says of its pair."""
     return {
         "position": position,
-        "image_id": image_id,
+        "image_id": printable(image_id),
         "class_id": class_id,
-        "class_name": class_name,
+        "class_name": printable(class_name),
         "status": status,
-        "reason": reason,
+        "reason": printable(reason),
     }
 
 
@@ -34,7 +34,7 @@ def record(outcome: Outcome, metric: Metric) -> Row:
     if isinstance(outcome, Skip):
         return {"status": "skipped", "reason": outcome.reason}
     if isinstance(outcome, Fail):
-        return {"status": "failed", "reason": outcome.reason}
+        return {"status": "failed", "reason": printable(outcome.reason)}
     bad = [
         name
         for name, value in outcome.items()

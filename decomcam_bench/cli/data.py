@@ -178,17 +178,23 @@ def _parse(words: list[str]) -> dict[str, Any]:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.datasets.base import printable
     from decomcam_bench.datasets.catalogue import variant_of
     from decomcam_bench.datasets.verify import verify
+    from decomcam_bench.errors import DataError
 
     options = _parse(arguments.overrides)
     if arguments.root is not None:
         options["root"] = arguments.root
-    dataset = _open(arguments.name, options)
+    try:
+        dataset = _open(arguments.name, options)
+    except DataError as error:
+        print(printable(f"{arguments.name}: {' '.join(str(error).split())}\nnot sound: cannot be opened"))
+        return 1
     report = verify(dataset, variant_of(dataset), arguments.fast)
     shown = ", ".join(f"{key}={value}" for key, value in dataset.identity.items() if key != "name")
     place = f" under {dataset.base}" if hasattr(dataset, "base") else ""
-    print(f"{arguments.name} ({shown}){place}" if shown else f"{arguments.name}{place}")
+    print(printable(f"{arguments.name} ({shown}){place}" if shown else f"{arguments.name}{place}"))
     for line in report.lines(sys.maxsize if arguments.all else 10):
         print(line)
     kinds = ", ".join(f"{len(found):,} {kind}" for kind, found in report.findings.items())

@@ -28,6 +28,18 @@ from decomcam_bench.options import check_choice
 SUBSETS = ("random", "balanced", "difficult", "single_object")
 
 
+def printable(text: str) -> str:
+    r"""A text that UTF-8 can hold: what is no character is written out.
+
+    JSON may hold halves of characters (``\ud800``), and names of files on disk need not be UTF-8;
+    Python keeps the odd bytes of those as such halves.
+
+    >>> printable("a \udcff.jpg")
+    'a \\udcff.jpg'
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Mask(Protocol):
     """A mask that is decoded when it is needed. Implementations are small and picklable."""
 

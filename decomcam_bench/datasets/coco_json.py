@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import gc
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from decomcam_bench.datasets.base import Problem, Sample
+from decomcam_bench.datasets.base import Problem, Sample, printable
 from decomcam_bench.datasets.files import FileDataset, Gathering, unique_ids
 from decomcam_bench.datasets.images import image_size
 from decomcam_bench.errors import DataError
+
+#: How JSON escapes half of a character.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,10 @@ def _no_collection() -> Iterator[None]:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        text = file.read_bytes()
+        content = json.loads(text)
+        if _HALF.search(text):
+            content = _printable(content)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -168,6 +175,15 @@ def _load(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
         raise DataError(f"{file}: not a COCO-style file: it needs the lists {', '.join(lists)}")
     return content
+
+
+def _printable(value: Any) -> Any:
+    """The same JSON value with every text printable, see :func:`~decomcam_bench.datasets.base.printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(one) for one in value]
+    return {printable(key): _printable(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _hashable(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from decomcam_bench.datasets.base import Dataset, Problem, Sample, Target
+from decomcam_bench.datasets.base import Dataset, Problem, Sample, Target, printable
 from decomcam_bench.datasets.images import read_image
 from decomcam_bench.errors import ConfigError, DataError
 
@@ -233,10 +233,10 @@ class Gathering:
 
 
 def unique_ids(ids: Iterable[str]) -> tuple[list[str], list[bool]]:
-    """Makes repeated ids distinct (``name#2``) and says which entries are repetitions."""
+    """Makes ids printable and repeated ones distinct (``name#2``); says which entries are repetitions."""
     seen: dict[str, int] = {}
     unique, repeated = [], []
-    for name in ids:
+    for name in map(printable, ids):
         seen[name] = seen.get(name, 0) + 1
         repeated.append(seen[name] > 1)
         unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")

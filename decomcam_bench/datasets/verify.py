@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from decomcam_bench.datasets.base import Dataset, Sample
+from decomcam_bench.datasets.base import Dataset, Sample, printable
 from decomcam_bench.datasets.catalogue import Variant
 from decomcam_bench.datasets.files import FileDataset
 from decomcam_bench.datasets.images import image_size
@@ -39,7 +39,7 @@ class Report:
         return not self.findings
 
     def add(self, kind: str, line: str) -> None:
-        self.findings.setdefault(kind, []).append(" ".join(line.split()))
+        self.findings.setdefault(kind, []).append(printable(" ".join(line.split())))
 
     def lines(self, most: int = 10) -> Iterable[str]:
         """The report as text, with at most ``most`` lines of each kind of finding."""
