@@ -23,7 +23,7 @@ from decomcam_bench.evidence import Batch, EvidenceMaker
 from decomcam_bench.feed import Loaded, feed, load
 from decomcam_bench.kept import pack, work_of
 from decomcam_bench.methods.base import Explanation, explained
-from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Work
+from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Skip, Work
 from decomcam_bench.models.clip import Passes
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.plan import Group, Plan, PlannedCell, PlannedMetric, make_plan, shared_cells
@@ -429,7 +429,10 @@ class _Part:
         with torch.no_grad():
             outcomes = metric.evaluate_batch(pair_batch)
         for p in asked:
-            outcome = Fail(reasons[p]) if reasons[p] else outcomes[p]
+            outcome = outcomes[p]
+            spoken = isinstance(outcome, Skip) or (metric.speaks_of_lost_maps and isinstance(outcome, dict))
+            if reasons[p] and not spoken:
+                outcome = Fail(reasons[p])
             self.values[cell.key, planned.key].append({**rows[p], **record(outcome, metric)})
 
     def seal(self, result: RunResult) -> None:

@@ -149,6 +149,21 @@ def test_terms_that_cancel_are_no_map(bench, tmp_path):
     assert set(result.new_failures) == {"rounding_only"}
 
 
+def test_the_accuracy_of_a_class_does_not_depend_on_the_method(bench, tmp_path):
+    """A method without a single map still has the model's predictions in its bins, and all its failures counted."""
+    lost = ["method=decomcam_v25", "method.threshold=1000000.0"]
+    for place, method in (("lost", lost), ("whole", ["method=decomcam"])):
+        bench(tmp_path / place, "limit=6", "rank=2", *method, "metric=accuracy_bins,causal_decomcam", "metric.step=6400")
+    lost, whole = (load_table(tmp_path / place, details=True).iloc[0] for place in ("lost", "whole"))
+    bins = "accuracy_bins_{}[step=6400]"
+    assert lost[bins.format("accuracy")] == whole[bins.format("accuracy")] > 0
+    assert np.isnan(lost[bins.format("overall")])
+    assert lost["n_failed"] == lost["n_expected"]
+    skipped = [name for name in lost.index if name.endswith(".n_skipped")]
+    assert skipped
+    assert list(lost[skipped]) == list(whole[skipped])
+
+
 def test_pairs_without_gradients_anywhere_fail_alone(bench, tmp_path, monkeypatch):
     """No layer works for them, so the layer is not to blame."""
     from decomcam_bench.models.clip import ClipModel

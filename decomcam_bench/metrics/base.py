@@ -330,11 +330,19 @@ class RegionMetric(MapMetric):
 
 
 class ModelMetric(Metric):
-    """A metric that runs the model on a batch of pairs."""
+    """A metric that runs the model on a batch of pairs.
+
+    Attributes:
+        speaks_of_lost_maps: whether it has values even for a pair whose map failed, such as whether
+            the model predicts its class.
+    """
+
+    speaks_of_lost_maps: ClassVar[bool] = False
 
     @abc.abstractmethod
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
-        """One outcome a pair, in order; pairs that are not valid are ignored by the caller."""
+        """One outcome a pair, in order. Of pairs that are not valid the caller takes a :class:`Skip`, and
+        values where :attr:`speaks_of_lost_maps`; all else is the failure of the map."""
 
     @abc.abstractmethod
     def scored_per_pair(self, input_size: tuple[int, int]) -> int:

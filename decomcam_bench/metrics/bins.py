@@ -35,6 +35,8 @@ def accuracy_bin(correct: np.ndarray, count: np.ndarray) -> np.ndarray:
 class AccuracyBins(Causal):
     """Deletion, insertion and overall in bins of class accuracy; always of correct pairs alone."""
 
+    version: ClassVar[int] = 2
+    speaks_of_lost_maps: ClassVar[bool] = True
     undefined: ClassVar[frozenset[str]] = frozenset(_CURVES)
 
     def __post_init__(self) -> None:
