@@ -204,6 +204,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from decomcam_bench.datasets.catalogue import CATALOGUE
+    from decomcam_bench.datasets.download import is_web_address
     from decomcam_bench.datasets.files import data_folder
     from decomcam_bench.datasets.prepare import Preparation
     from decomcam_bench.errors import ConfigError, DataError, unknown
@@ -216,6 +217,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         raise ConfigError(unknown(f"variant of {arguments.name}", name, [*entry.variants, "all"]))
     if arguments.root == "":
         raise ConfigError("--root: empty; name the target folder")
+    if arguments.mirror and not is_web_address(arguments.mirror):
+        raise ConfigError(f"--mirror {arguments.mirror}: not an address of the form https://host/folder")
     root = Path(arguments.root).expanduser() if arguments.root else data_folder() / arguments.name
     archives = Path(arguments.archives).expanduser() if arguments.archives else None
     preparation = Preparation(root, arguments.mirror, archives, arguments.keep_archives)

@@ -16,6 +16,8 @@ from decomcam_bench.errors import DataError
 CHUNK = 1 << 20
 TIMEOUT = 60.0
 ATTEMPTS = 5
+#: Refusals that pass, beside the server's own errors: it waited too long, or was asked too often.
+TRANSIENT = (408, 429)
 
 #: Called with (bytes so far, bytes in all or None).
 Progress = Callable[[int, "int | None"], None]
@@ -57,6 +59,16 @@ def fetch(url: str, target: Path, checksum: str = "", progress: Progress | None 
     return target
 
 
+def is_web_address(url: str) -> bool:
+    """Whether files can be fetched from under a URL: http or https, and a host."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(c.isspace() for c in url)
+
+
 def verify_checksum(file: Path, checksum: str) -> bool:
     """Whether a file has a checksum of the form ``md5:…`` or ``sha256:…``; true for an empty one."""
     return _digest(file, checksum) == checksum
@@ -93,7 +105,7 @@ def _complete(url: str, part: Path, progress: Progress, pause: float) -> None:
                 return
             reason = "the connection ended early"
         except urllib.error.HTTPError as error:
-            if error.code < 500:
+            if error.code < 500 and error.code not in TRANSIENT:
                 raise DataError(f"{url}: the server says {error.code} {error.reason}") from error
             reason = f"the server says {error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:

@@ -286,6 +286,9 @@ def test_refusals(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         data("prepare", "voc", "--root", "")
     with pytest.raises(DataError, match=r"--archives .*nowhere: no such folder"):
         data("prepare", "voc", "--archives", str(home / "nowhere"))
+    for address in ("http://[", "ftp://x/y", "nowhere", "http://", "http://a b", "http://x:port"):
+        with pytest.raises(ConfigError, match=r"^--mirror .*: not an address"):
+            data("prepare", "voc", "--mirror", address)
     home.mkdir()
     (home / "file").write_text("")
     with pytest.raises(DataError, match=r"--root .*file: cannot be made a folder"):

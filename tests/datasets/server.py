@@ -16,7 +16,8 @@ class Files:
         ranges: whether ``Range`` is obeyed.
         etag: sent with every body, and compared with ``If-Range``.
         cut: the next so many answers end after so many bytes.
-        fail: the next so many answers are status 503.
+        fail: the next so many answers are errors.
+        status: of these errors.
         asked: (path, Range header) of each request.
     """
 
@@ -26,6 +27,7 @@ class Files:
         self.etag = '"one"'
         self.cut: list[int] = []
         self.fail = 0
+        self.status = 503
         self.asked: list[tuple[str, str | None]] = []
         self.url = ""
 
@@ -41,7 +43,7 @@ def serve() -> Iterator[Files]:
             body = files.content.get(self.path)
             if files.fail:
                 files.fail -= 1
-                self.send_error(503)
+                self.send_error(files.status)
                 return
             if body is None:
                 self.send_error(404)

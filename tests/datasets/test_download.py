@@ -110,6 +110,15 @@ def test_server_trouble(files: Files, tmp_path: Path) -> None:
         fetch("http://127.0.0.1:1/a.tar", tmp_path / "d.tar", pause=0)
 
 
+@pytest.mark.parametrize("status", [408, 429])
+def test_a_refusal_that_passes_is_waited_for(files: Files, tmp_path: Path, status: int) -> None:
+    files.fail, files.status = 2, status
+    fetch(f"{files.url}/a.tar", tmp_path / "a.tar", MD5, pause=0)
+    files.fail = 100
+    with pytest.raises(DataError, match=str(status)):
+        fetch(f"{files.url}/a.tar", tmp_path / "b.tar", pause=0)
+
+
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/y", "/etc/passwd"])
 def test_only_http(url: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="only http"):
