@@ -153,7 +153,8 @@ def test_the_accuracy_of_a_class_does_not_depend_on_the_method(bench, tmp_path):
     """A method without a single map still has the model's predictions in its bins, and all its failures counted."""
     lost = ["method=decomcam_v25", "method.threshold=1000000.0"]
     for place, method in (("lost", lost), ("whole", ["method=decomcam"])):
-        bench(tmp_path / place, "limit=6", "rank=2", *method, "metric=accuracy_bins,causal_decomcam", "metric.step=6400")
+        metrics = ("metric=accuracy_bins,causal_decomcam", "metric.step=6400")
+        bench(tmp_path / place, "limit=6", "rank=2", *method, *metrics)
     lost, whole = (load_table(tmp_path / place, details=True).iloc[0] for place in ("lost", "whole"))
     bins = "accuracy_bins_{}[step=6400]"
     assert lost[bins.format("accuracy")] == whole[bins.format("accuracy")] > 0
