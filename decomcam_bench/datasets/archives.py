@@ -20,7 +20,9 @@ from decomcam_bench.errors import DataError
 Progress = Callable[[int, int], None]
 
 
-def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None) -> list[str]:
+def unpack(
+    archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None, most: int | None = None
+) -> list[str]:
     """Unpacks regular files and folders of an archive.
 
     Args:
@@ -28,20 +30,22 @@ def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Prog
         folder: where its members go.
         only: shell patterns of member names; empty for all.
         progress: told about every member.
+        most: bytes that the members may have together; None for as many as the disk takes.
 
     Returns:
         The names of the files written, relative to the folder.
 
     Raises:
-        DataError: for a damaged archive, an unsafe member, or too little space on the disk.
+        DataError: for a damaged archive, an unsafe member, more than ``most`` bytes, or too little
+            space on the disk.
     """
     report = progress or (lambda done, total: None)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                return _unpack_zip(archive, opened, folder, only, report)
+                return _unpack_zip(archive, opened, folder, only, report, most)
         with tarfile.open(archive) as opened_tar:
-            return _unpack_tar(archive, opened_tar, folder, only, report)
+            return _unpack_tar(archive, opened_tar, folder, only, report, most)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}); remove it and prepare again") from error
     except Exception as error:
@@ -51,7 +55,7 @@ def unpack(archive: Path, folder: Path, only: Sequence[str] = (), progress: Prog
 
 
 def _unpack_zip(
-    archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequence[str], report: Progress
+    archive: Path, opened: zipfile.ZipFile, folder: Path, only: Sequence[str], report: Progress, most: int | None
 ) -> list[str]:
     members = [info for info in opened.infolist() if not only or _matches(info.filename, only)]
     for info in members:
@@ -59,7 +63,7 @@ def _unpack_zip(
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise DataError(f"{archive}: member '{info.filename}' is a link or a device; nothing was unpacked")
-    _check_space(archive, folder, sum(info.file_size for info in members))
+    _check_space(archive, folder, sum(info.file_size for info in members), most)
     files: list[str] = []
     for number, info in enumerate(members, start=1):
         target = _target(archive, folder, info.filename)
@@ -75,7 +79,7 @@ def _unpack_zip(
 
 
 def _unpack_tar(
-    archive: Path, opened: tarfile.TarFile, folder: Path, only: Sequence[str], report: Progress
+    archive: Path, opened: tarfile.TarFile, folder: Path, only: Sequence[str], report: Progress, most: int | None
 ) -> list[str]:
     if not hasattr(tarfile, "data_filter"):
         raise DataError("this Python unpacks no tar archive safely: update it to 3.10.12, 3.11.4, 3.12 or newer")
@@ -84,7 +88,7 @@ def _unpack_tar(
         _check_name(archive, member.name)
         if not (member.isreg() or member.isdir()):
             raise DataError(f"{archive}: member '{member.name}' is a link or a device; nothing was unpacked")
-    _check_space(archive, folder, sum(member.size for member in members))
+    _check_space(archive, folder, sum(member.size for member in members), most)
     folder.mkdir(parents=True, exist_ok=True)
     files: list[str] = []
     for number, member in enumerate(members, start=1):
@@ -115,7 +119,12 @@ def _target(archive: Path, folder: Path, name: str) -> Path:
     return target
 
 
-def _check_space(archive: Path, folder: Path, needed: int) -> None:
+def _check_space(archive: Path, folder: Path, needed: int, most: int | None) -> None:
+    if most is not None and needed > most:
+        raise DataError(
+            f"{archive}: unpacked it has {needed / 1e9:.1f} GB, and {most / 1e9:.1f} GB at most are plausible; nothing "
+            f"was unpacked, remove it and get the official archive"
+        )
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:

@@ -86,6 +86,12 @@ def _digest(file: Path, checksum: str) -> str:
     return f"{kind}:{digest.hexdigest()}"
 
 
+def leftovers(name: str) -> tuple[str, str]:
+    """Names of the files that lie beside a download until it is whole."""
+    part = Path(name + ".part")
+    return part.name, _tag_file(part).name
+
+
 def _tag_file(part: Path) -> Path:
     return part.with_name(part.name + ".etag")
 

@@ -11,12 +11,14 @@ from tqdm import tqdm
 
 from decomcam_bench.datasets.archives import unpack
 from decomcam_bench.datasets.catalogue import Archive, Variant
-from decomcam_bench.datasets.download import fetch, verify_checksum
+from decomcam_bench.datasets.download import fetch, leftovers, verify_checksum
 from decomcam_bench.errors import DataError
 
 Say = Callable[[str], None]
 #: Files of an archive whose presence shows that it is still unpacked.
 WITNESSES = 20
+#: An archive may unpack to so many times what its variant takes on disk, and so many bytes more.
+SLACK, MARGIN = 4, 100_000_000
 
 
 @dataclass
@@ -58,12 +60,26 @@ class Preparation:
             if file is None:
                 missing.append(archive)
                 continue
-            brought = self._place(archive, file)
+            brought = self._place(archive, file, SLACK * variant.megabytes * 1_000_000 + MARGIN)
             if brought:
                 self._mark(archive, brought)
             if own and not self.keep:
                 file.unlink(missing_ok=True)
         return [archive for archive in missing if not archive.optional]
+
+    def _own(self, path: Path) -> Path:
+        """A path that is about to be written.
+
+        Raises:
+            DataError: when a link that lies in the root leads it elsewhere.
+        """
+        try:
+            home, target = self.root.resolve(), path.resolve()
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{path}: cannot be written ({error}); remove the link") from error
+        if home != target and home not in target.parents:
+            raise DataError(f"{path}: leads out of {self.root} through a link; remove the link")
+        return path
 
     def _store(self) -> Path:
         return self.root / "archives"
@@ -88,8 +104,8 @@ class Preparation:
 
     def _mark(self, archive: Archive, brought: list[str]) -> None:
         done = {**self._done(), archive.file_name: brought[:: -(-len(brought) // WITNESSES)]}
-        self._store().mkdir(parents=True, exist_ok=True)
-        temporary = self._marker().with_suffix(".tmp")
+        self._own(self._store()).mkdir(parents=True, exist_ok=True)
+        temporary = self._own(self._marker().with_suffix(".tmp"))
         temporary.write_text(json.dumps(done, indent=1), encoding="utf-8")
         temporary.replace(self._marker())
 
@@ -104,6 +120,9 @@ class Preparation:
         if archive.manual:
             return None, False
         url = f"{self.mirror.rstrip('/')}/{archive.file_name}" if self.mirror else archive.url
+        target = self._store() / archive.file_name
+        for name in (archive.file_name, *leftovers(archive.file_name)):
+            self._own(self._store() / name)
         self.say(f"{archive.file_name}: fetching {url} (about {archive.megabytes} MB)")
         with tqdm(unit="B", unit_scale=True, desc=archive.file_name, leave=False) as bar:
 
@@ -111,7 +130,7 @@ class Preparation:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            file = fetch(url, self._store() / archive.file_name, archive.checksum, advance)
+            file = fetch(url, target, archive.checksum, advance)
         self.say(f"{archive.file_name}: {self._verdict(archive)}")
         return file, True
 
@@ -126,20 +145,24 @@ class Preparation:
             raise DataError(f"{file}: damaged or of another version, its checksum is not {archive.checksum}; remove it")
         self.say(f"{archive.file_name}: found at {file}, {self._verdict(archive)}")
 
-    def _place(self, archive: Archive, file: Path) -> list[str]:
-        """Puts the archive's content where it belongs; returns the names of its files, none for a plain one."""
-        folder = self.root / archive.into
+    def _place(self, archive: Archive, file: Path, most: int) -> list[str]:
+        """Puts the archive's content where it belongs; returns the names of its files, none for a plain one.
+
+        Args:
+            most: bytes that it may unpack to.
+        """
+        folder = self._own(self.root / archive.into)
         folder.mkdir(parents=True, exist_ok=True)
         if archive.plain:
-            temporary = folder / f"{archive.file_name}.tmp"
+            temporary = self._own(folder / f"{archive.file_name}.tmp")
             temporary.write_bytes(file.read_bytes())
             temporary.replace(folder / archive.file_name)
             return []
-        files = self._unpack(file, folder, archive.only)
+        files = self._unpack(file, folder, archive.only, most)
         for name in [name for name in files if PurePosixPath(name).name in archive.nested]:
             inner = folder / name
             files.remove(name)
-            files += [str(PurePosixPath(name).parent / one) for one in self._unpack(inner, inner.parent, ())]
+            files += [str(PurePosixPath(name).parent / one) for one in self._unpack(inner, inner.parent, (), most)]
             inner.unlink()
         if not files:
             raise DataError(f"{file}: holds none of {', '.join(archive.only) or 'the expected files'}")
@@ -147,11 +170,11 @@ class Preparation:
         return files
 
     @staticmethod
-    def _unpack(file: Path, folder: Path, only: tuple[str, ...]) -> list[str]:
+    def _unpack(file: Path, folder: Path, only: tuple[str, ...], most: int) -> list[str]:
         with tqdm(unit="file", desc=f"unpack {file.name}", leave=False) as bar:
 
             def advance(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            return unpack(file, folder, only, advance)
+            return unpack(file, folder, only, advance, most)
