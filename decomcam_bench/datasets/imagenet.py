@@ -1,8 +1,9 @@
 """ImageNet (ILSVRC2012) validation: 50,000 images of 1,000 classes with boxes of the labelled class.
 
 Russakovsky et al., IJCV 2015. Images lie flat (as ``ILSVRC2012_img_val.tar`` unpacks) or in synset
-folders. Boxes come from the official XML archive (``ILSVRC2012_bbox_val_v3.tgz``) or from
-wsolevaluation's metadata, whichever lies under the root; both are 0-based and inclusive.
+folders. Boxes come from the official XML archive (``ILSVRC2012_bbox_val_v3.tgz``; flat, in synset
+folders, or beside the images) or from wsolevaluation's metadata, whichever lies under the root; both
+are 0-based and inclusive.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SOURCES = ("auto", "xml", "wsol")
 _IMAGES = ("ILSVRC2012_img_val", "val", "images/val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC/val", "")
 _XML = (
     "ILSVRC2012_bbox_val_v3/val", "ILSVRC2012_bbox_val_v3", "Annotations/CLS-LOC/val", "Annotations/val", "bbox/val",
-    "ILSVRC/Annotations/CLS-LOC/val", "val", "",
+    "bbox", "ILSVRC/Annotations/CLS-LOC/val", "val", "",
 )  # fmt: skip
 _WSOL = ("wsol_metadata/ILSVRC/test", "metadata/ILSVRC/test", "ILSVRC/test", "")
 _INDEX = {wnid: number for number, wnid in enumerate(WNIDS)}
@@ -51,7 +52,8 @@ class ImageNet(LabelledImages):
         check_choice("dataset.boxes", self.boxes, SOURCES)
         roots = [self.base, *([self.base.parent] if self.base.name in _IMAGES else [])]
         self._files, self._label_of = _scan_images([self.base / place for place in _IMAGES])
-        self._xml = _find_xml([root / place for root in roots for place in _XML]) if self.boxes != "wsol" else None
+        places = [root / place for root in roots for place in dict.fromkeys((*_XML, *_IMAGES))]
+        self._xml, self._xml_files = _find_xml(places) if self.boxes != "wsol" else (None, {})
         if self._xml is None and self.boxes != "xml":
             found = find_metadata([root / place for root in roots for place in _WSOL])
             self._metadata = WsolMetadata.read(found) if found else None
@@ -66,9 +68,7 @@ class ImageNet(LabelledImages):
         """Images of the metadata in their order; with XML, every name that has an image or a file."""
         if self._metadata is not None:
             return self._metadata.ids
-        assert self._xml is not None
-        annotated = {entry.name[:-4] for entry in os.scandir(self._xml) if entry.name.endswith(".xml")}
-        return sorted(annotated | set(self._files))
+        return sorted({*self._xml_files, *self._files})
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -85,11 +85,10 @@ class ImageNet(LabelledImages):
     def _raw(self, listed: str) -> Any:
         if self._metadata is not None:
             return self._metadata.raw(listed)
-        file = f"{self._xml}/{listed}.xml"
         try:
-            with open(file, "rb") as handle:
+            with open(self._xml_files[listed], "rb") as handle:
                 return hashlib.sha256(handle.read()).hexdigest()
-        except OSError:
+        except (KeyError, OSError):
             return None
 
     def image_file(self, index: int) -> Path:
@@ -104,7 +103,8 @@ class ImageNet(LabelledImages):
 
     def _from_files(self, index: int) -> Sample:
         stem = self._listed[index]
-        file = inside(self._xml or self.base, f"{stem}.xml")
+        found = self._xml_files.get(stem)
+        file = Path(found) if found else inside(self._xml or self.base, f"{stem}.xml")
         annotation = read_voc_xml(file)
         stated = (annotation.width, annotation.height)
         width, height = stated if annotation.width else image_size(self.image_file(index))
@@ -150,8 +150,13 @@ def _stem(name: str) -> str:
     return stem.rpartition(".")[0] or stem
 
 
-def _find_xml(places: list[Path]) -> Path | None:
+def _find_xml(places: list[Path]) -> tuple[Path | None, dict[str, str]]:
+    """The first place that holds annotations, flat or in synset folders, and these by stem."""
     for place in places:
-        if place.is_dir() and any(entry.name.endswith(".xml") for entry in os.scandir(place)):
-            return place
-    return None
+        files: dict[str, str] = {}
+        for entry in os.scandir(place) if place.is_dir() else ():
+            inner = os.scandir(entry.path) if entry.name in _INDEX and entry.is_dir() else [entry]
+            files.update((found.name[:-4], found.path) for found in inner if found.name.endswith(".xml"))
+        if files:
+            return place, files
+    return None, {}

@@ -108,6 +108,23 @@ def test_imagenet(tmp_path: Path, toybox: ToyBox, xml: bool, folders: bool) -> N
     assert dataset.identity["boxes"] == ("xml" if xml else "wsol")
 
 
+@pytest.mark.parametrize("place", ["beside", "bbox", "bbox_folders"])
+def test_imagenet_annotations_elsewhere(tmp_path: Path, place: str) -> None:
+    drawn = layouts.scenes(3, one_class=True)
+    root = layouts.write_imagenet(tmp_path, drawn, xml=True, folders=True)
+    expected = ImageNet(root=str(root), classes=NAMES)
+    boxes, fingerprint = [expected.sample(i).targets[0].boxes.tolist() for i in range(3)], expected.fingerprint
+    official = root / "ILSVRC2012_bbox_val_v3"
+    for image in sorted((root / "ILSVRC2012_img_val").rglob("*.JPEG")):
+        folder = {"beside": image.parent, "bbox": root / "bbox", "bbox_folders": root / "bbox" / image.parent.name}
+        folder[place].mkdir(parents=True, exist_ok=True)
+        (official / "val" / f"{image.stem}.xml").rename(folder[place] / f"{image.stem}.xml")
+    (official / "val").rmdir()
+    found = ImageNet(root=str(root), classes=NAMES)
+    assert [found.sample(index).targets[0].boxes.tolist() for index in range(3)] == boxes
+    assert found.fingerprint == fingerprint
+
+
 def test_imagenet_root_may_be_the_image_folder(tmp_path: Path) -> None:
     drawn = layouts.scenes(2, one_class=True)
     root = layouts.write_imagenet(tmp_path, drawn)
