@@ -106,16 +106,23 @@ def _masked_voc(root: Path) -> list[str]:
 
 
 def test_a_mask_that_cannot_be_decoded_fails_its_pairs_of_the_oracle_alone(tmp_path: Path, bench: Any) -> None:
-    root = layouts.write_voc(tmp_path / "data", layouts.scenes(3))
-    image = _cut_mask(root)
-    _, table = bench(tmp_path / "store", *_masked_voc(root), "method=oracle,random", "metric=energy")
-    for key, method in zip(table["key"], table["method"], strict=True):
-        records = load_records(tmp_path / "store", key, "energy")
-        bad = records[records["image_id"] == image]
-        assert len(bad)
-        assert set(bad["status"]) == {"failed"}
-        assert all(reason.startswith("bad_mask: ") and f"{image}.png" in reason for reason in bad["reason"])
-        assert set(records[records["image_id"] != image]["status"]) == {"ok"}, method
+    lines = ["image,class,x0,y0,x1,y1,mask"]
+    for number, scene in layouts.scenes(2).items():
+        layouts.save(tmp_path / "data" / f"{number}.png", scene.image)
+        layouts.save(tmp_path / "data" / f"mask{number}.png", scene.instances[0].mask)
+        lines.append(f"{number}.png,house,10,10,60,60,mask{number}.png")
+    (tmp_path / "data" / "annotations.csv").write_text("\n".join(lines))
+    mask = tmp_path / "data" / "mask0.png"
+    mask.write_bytes(mask.read_bytes()[:-40])
+    run = ["dataset=custom", f"dataset.root={tmp_path / 'data'}", "dataset.use=mask", "model=toyclip"]
+    result, table = bench(tmp_path / "store", *run, "method=oracle,random", "metric=energy")
+    for key, method, failed in zip(table["key"], table["method"], table["n_failed"], strict=True):
+        assert failed == (method == "oracle")
+        for metric in ("energy", *([None] if method == "oracle" else [])):
+            records = load_records(tmp_path / "store", key, metric)
+            assert list(records["status"]) == ["failed", "ok"]
+            assert records["reason"][0].startswith(f"bad_mask: {mask}")
+    assert list(result.new_failures.values()) == [1]
 
 
 def test_a_mask_that_cannot_be_decoded_is_told_once_a_pair_and_strict_stops_at_it(tmp_path: Path, bench: Any) -> None:
