@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ PALETTE = (
     "#5254A3", "#8C2D04", "#31A354", "#756BB1", "#636363",
 )  # fmt: skip
 MARKERS = "osD^vP*X<>hpd"
+#: Letters of a legend that stand side by side in an inch.
+LETTERS_AN_INCH = 12
 _ARROWS = {"higher": " ↑", "lower": " ↓"}
 _STYLE: Any = {
     "font.size": 9.0,
@@ -68,7 +71,21 @@ def _title(name: str, directions: Mapping[str, str]) -> str:
 def _legend(figure: Figure, axis: Axes, most: int = 5) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(most, len(labels)), frameon=False)
+        columns = _legend_columns(labels, most, float(figure.get_figwidth()))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _legend_columns(labels: Sequence[str], most: int, inches: float) -> int:
+    """As many columns, at most ``most``, as a figure of that width has room for; at least one.
+
+    A column is as wide as its longest label and the line in front of it, about nine letters more.
+    """
+    for columns in range(min(most, len(labels)), 1, -1):
+        rows = -(-len(labels) // columns)
+        widths = [max(map(len, labels[start : start + rows])) + 9 for start in range(0, len(labels), rows)]
+        if sum(widths) <= LETTERS_AN_INCH * inches:
+            return columns
+    return 1
 
 
 def bars(table: pd.DataFrame, names: Sequence[str], directions: Mapping[str, str], series: str = "dataset") -> Figure:
@@ -130,10 +147,10 @@ def lines(
     figure, axes = _panels(len(shown), 4.0, 3.2)
     look = styles(list(table[series]))
     numeric = pd.api.types.is_numeric_dtype(table[x])
-    ticks = sorted(table[x].dropna().unique()) if numeric else list(dict.fromkeys(table[x]))
+    ticks = sorted(table[x].dropna().unique(), key=None if numeric else _natural)
     for axis, name in zip(axes, shown, strict=True):
         for key, rows in table.groupby(series, sort=False):
-            rows = rows.sort_values(x) if numeric else rows
+            rows = rows.sort_values(x, key=None if numeric else lambda values: values.map(ticks.index))
             at = rows[x].astype(float) if numeric else rows[x].map(ticks.index)
             axis.plot(at, rows[name], label=_plain(key), markersize=4, linewidth=1.4, **look[str(key)])
             if f"{name}_low" in rows:
@@ -155,6 +172,11 @@ def lines(
     if axes:
         _legend(figure, axes[0])
     return figure
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """What sorts ``block10`` behind ``block2``."""
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"(\d+)", str(text))]
 
 
 def scatter(table: pd.DataFrame, xs: Sequence[str], ys: Sequence[str], directions: Mapping[str, str]) -> Figure:
