@@ -7,7 +7,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from decomcam_bench.config import RunConfig, RunKeys
 from decomcam_bench.datasets.base import Problem, printable
 from decomcam_bench.errors import StrictError, UserError
 from decomcam_bench.evidence import Batch, EvidenceMaker
-from decomcam_bench.feed import Loaded, feed, load
+from decomcam_bench.feed import Loaded, feed
 from decomcam_bench.kept import pack, work_of
 from decomcam_bench.methods.base import Explanation, explained
 from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Skip, Work
@@ -31,10 +31,7 @@ from decomcam_bench.progress import progress
 from decomcam_bench.records import Row, frame, judged, pair_row, record, view_of
 from decomcam_bench.remeasure import remeasure
 from decomcam_bench.results.store import RECORDS, part_size, seal
-
-#: How the reason of a pair begins whose mask cannot be decoded.
-BAD_MASK = "bad_mask: "
-_MASK_COLUMNS = ("position", "class_id", "class_name", "reason")
+from decomcam_bench.sealed import BAD_MASK, left_out_before, refuse_masks, refuse_sealed
 
 
 @dataclass
@@ -76,9 +73,9 @@ def execute(plan: Plan) -> RunResult:
     _be_repeatable()
     for group in plan.groups:
         if keys.strict:
-            _refuse_sealed(group)
+            refuse_sealed(group)
         _note_unusable(group.dataset.problems, keys.strict, result)
-        _note_unusable(_left_out_before(group, keys), False, result)
+        _note_unusable(left_out_before(group, keys.save_maps), False, result)
         parts = _open_parts(group, keys)
         if not parts:
             continue
@@ -95,7 +92,7 @@ def execute(plan: Plan) -> RunResult:
             try:
                 remeasured = remeasure(group, keys.save_maps)
                 if remeasured and keys.strict:
-                    _refuse_masks(group)
+                    refuse_masks(group)
                 result.computed_images += remeasured
                 _sweep(group, keys, result)
             except torch.OutOfMemoryError as error:
@@ -116,67 +113,6 @@ def _note_unusable(problems: Iterable[Problem], strict: bool, result: RunResult)
     if strict and lines:
         raise StrictError(lines[0])
     result.unusable = list(dict.fromkeys([*result.unusable, *lines]))
-
-
-def _left_out_before(group: Group, keys: RunKeys) -> Iterator[Problem]:
-    """Annotations left out of images that this run does not evaluate, so that each run tells of them."""
-    size = part_size(group.images)
-    for part in range(group.parts):
-        if any(cell.to_compute(part, keys.save_maps) for cell in group.cells):
-            continue
-        for index in group.selection.indices[part * size : (part + 1) * size]:
-            yield from (problem for problem in group.dataset.sample(index).problems if not problem.pair_lost)
-
-
-def _refuse_sealed(group: Group) -> None:
-    """Ends a strict run at what an earlier one that was not strict has recorded and gone past.
-
-    The records say where a pair failed; images that failed are read again, so that one which was
-    mended meanwhile is not held against the run.
-
-    Raises:
-        StrictError: for the first image or annotation of a sealed part that cannot be used.
-    """
-    _note_unusable(group.dataset.problems, True, RunResult([]))
-    size = part_size(group.images)
-    for part in range(group.parts):
-        cell = next((c for c in group.cells if c.cell and part in c.done.get(RECORDS, ())), None)
-        if cell is None:
-            continue
-        assert cell.cell is not None
-        records = cell.cell.read_part(RECORDS, part)
-        failed = set(records.loc[records["status"] == "failed", "position"])
-        for position in range(part * size, min((part + 1) * size, group.images)):
-            index = group.selection.indices[position]
-            if position in failed:
-                image = load(group.dataset, index, group.model.input_size, group.source.geometry)
-            else:
-                sample = group.dataset.sample(index)
-                image = Loaded(index, sample, None, sample.error)
-            if image.flaw:
-                raise StrictError(image.flaw)
-    _refuse_masks(group)
-
-
-def _refuse_masks(group: Group) -> None:
-    """Ends a strict run at a mask that a sealed metric or control could not decode, and that still cannot be.
-
-    Raises:
-        StrictError: for the first such pair of a cell.
-    """
-    for cell in group.cells:
-        sealed = [(name, part) for name, parts in cell.done.items() if name != "maps" for part in sorted(parts)]
-        for stream, part in sealed if cell.cell else ():
-            assert cell.cell is not None
-            records = cell.cell.read_part(stream, part, _MASK_COLUMNS.__contains__)
-            bad = records[records["reason"].str.startswith(BAD_MASK)]
-            for row in bad.to_dict("records"):
-                sample = group.dataset.sample(group.selection.indices[row["position"]])
-                target = next((t for t in sample.targets if t.class_id == row["class_id"]), None)
-                try:
-                    _ = target and target.object_mask()
-                except ValueError as error:
-                    raise StrictError(f"{sample.image_id}, {row['class_name']}: {BAD_MASK}{error}") from error
 
 
 def _be_repeatable() -> None:
