@@ -161,7 +161,7 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
         )
         evaluated = list(itertools.product(models, methods))
         if key_sets[0].controls:
-            twins = {json.dumps(twin, sort_keys=True): (twin, changed) for twin, changed in map(_untrained, models)}
+            twins = {json.dumps(twin, sort_keys=True): (twin, changed) for twin, changed in map(untrained_twin, models)}
             evaluated += itertools.product(twins.values(), methods[:1])
         for ((model, model_changed), (method, method_changed)), keys in itertools.product(evaluated, key_sets):
             changed = {"dataset": dataset_changed, "model": model_changed, "method": method_changed}
@@ -176,7 +176,7 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
     return RunConfig(tuple(settings), tuple(metrics), key_sets[0], tuple(overrides))
 
 
-def _untrained(model: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def untrained_twin(model: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A model's twin with random weights, and what differs from its YAML."""
     config, changed = model
     options = getattr(registry.implementation("model", config["impl"]), "untrained", {})

@@ -49,15 +49,14 @@ def _choices(group: str) -> list[tuple[str, ...]]:
 
 def _layers(overrides: list[str]) -> list[tuple[str, ...]]:
     from decomcam_bench import registry
-    from decomcam_bench.config import load_config
+    from decomcam_bench.config import load_config, untrained_twin
     from decomcam_bench.plan import label
 
     # Layers belong to the architecture: no weights are needed, nor fetched.
     models: dict[str, dict[str, Any]] = {}
     for setting in load_config(overrides).settings:
-        untrained = getattr(registry.implementation("model", setting.model["impl"]), "untrained", {})
-        name = label(setting.model["name"], setting.changed["model"])
-        models[name] = {**setting.model, **untrained}
+        changed = dict(setting.changed["model"])
+        models[label(setting.model["name"], changed)], _ = untrained_twin((dict(setting.model), changed))
     rows: list[tuple[str, ...]] = []
     for name, config in models.items():
         shapes = registry.build("model", config).load("cpu", "fp32").layer_shapes()
