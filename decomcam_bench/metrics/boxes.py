@@ -32,8 +32,8 @@ from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMa
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
 from decomcam_bench.options import check_choice
 
-#: x, y, width, height where nothing is above the threshold.
-_NO_RECTANGLE = (0, 0, 0, 0)
+#: Where nothing is above the threshold.
+_NO_BOX = (0, 0, 0, 0)
 #: The step that the reference takes in training; an 8-bit map has 256 levels, so a finer one tells no more apart.
 _FINEST_STEP = 0.001
 #: Magnitudes that float32 arithmetic and OpenCV (which takes a range under 2.2e-16 as none) can handle.
@@ -96,29 +96,86 @@ class ThresholdBoxes:
 def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
     """Boxes round the contours of a map at every threshold, as ``wsolevaluation`` draws them.
 
+    The reference calls ``cv2.findContours`` for each threshold. Boxes and areas of its contours follow
+    exactly from the ends of the runs in each row, which ``cv2.findContoursLinkRuns`` links in half the time;
+    only round a hole the reference goes one row further up and down. Of several contours with the largest
+    area it takes the one that OpenCV lists first: ``cv2.findContours`` is asked where there are several, or
+    where a hole may be as large.
+
     Args:
         scores: (height, width) in [0, 1].
-        cuts: thresholds, shares of the 8-bit map's maximum.
+        cuts: thresholds in [0, 1), shares of the 8-bit map's maximum.
     """
     height, width = scores.shape
     image = (scores.astype(np.float64) * 255).astype(np.uint8)
     levels = (cuts * image.max()).astype(np.uint8)
-    rectangles: list[Sequence[int]] = []
-    starts, largest = [], []
+    if not image.any():
+        each = np.arange(len(levels))
+        return ThresholdBoxes(np.tile(_NO_BOX, (len(levels), 1)), each, each)
+    contours: list[np.ndarray] = []
+    found_at = []
     above = np.empty(image.shape, dtype=bool)
+    pixels = above.view(np.uint8)
     for level in levels:
-        starts.append(len(rectangles))
         np.greater(image, level, out=above)
-        contours = cv2.findContours(above.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-        if len(contours) > 1:
-            areas = list(map(cv2.contourArea, contours))
-            largest.append(starts[-1] + areas.index(max(areas)))
-        else:
-            largest.append(starts[-1])
-        rectangles += [cv2.boundingRect(contour) for contour in contours] or [_NO_RECTANGLE]
-    boxes = np.array(rectangles, dtype=np.int64)
-    boxes[:, 2:] = np.minimum(boxes[:, :2] + boxes[:, 2:], (width - 1, height - 1))
-    return ThresholdBoxes(boxes, np.array(starts), np.array(largest))
+        found = cv2.findContoursLinkRuns(pixels)[0]
+        contours += found
+        found_at.append(len(found))
+    counts = np.array(found_at, dtype=np.int64)
+    starts = counts.cumsum() - counts
+    level_of = levels.repeat(counts)
+    lengths = np.fromiter(map(len, contours), dtype=np.int64, count=len(contours))
+    first = lengths.cumsum() - lengths
+    points = np.ascontiguousarray(np.concatenate(contours)[:, 0].T)
+    areas = _doubled_areas(points, first, lengths, image, level_of)
+    low = np.minimum.reduceat(points, first, axis=1).astype(np.int64)
+    high = np.maximum.reduceat(points, first, axis=1).astype(np.int64)
+
+    holes = areas < 0
+    low[1] -= holes
+    high[1] += holes
+    areas = np.where(holes, 2 * np.prod(high - low, axis=0), areas)  # a hole's is no larger
+    boxes = np.concatenate([low, np.minimum(high + 1, [[width - 1], [height - 1]])]).T
+
+    rivals = areas == np.maximum.reduceat(areas, starts).repeat(counts)
+    places = np.flatnonzero(rivals)
+    largest = places[np.searchsorted(places, starts)]
+    for number in np.flatnonzero((np.add.reduceat(rivals, starts, dtype=np.int64) > 1) | holes[largest]):
+        np.greater(image, levels[number], out=above)
+        found = cv2.findContours(pixels, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+        x, y, w, h = cv2.boundingRect(max(found, key=cv2.contourArea))
+        box = x, y, min(x + w, width - 1), min(y + h, height - 1)
+        own = slice(starts[number], starts[number] + counts[number])
+        largest[number] = own.start + np.flatnonzero((boxes[own] == box).all(axis=1))[0]
+    return ThresholdBoxes(boxes, starts, largest)
+
+
+def _doubled_areas(
+    points: np.ndarray, first: np.ndarray, lengths: np.ndarray, image: np.ndarray, level_of: np.ndarray
+) -> np.ndarray:
+    """Twice ``cv2.contourArea`` of each component's contour, from its polygon of linked run ends; below 0 for holes.
+
+    Both polygons pass through all ends. From row to row OpenCV's contour goes along the wider run and steps
+    over diagonally: the straight link adds ``(|dx| - 1) / 2``. Where a link bridges a gap in its row, the
+    contour goes through the row beside it: ``|dx| - 1``. Holes turn the other way.
+
+    Args:
+        points: int32 (2, n), x and y of all polygons, one after the other.
+        first: where each polygon begins.
+        lengths: its points.
+        image: uint8 (height, width).
+        level_of: of each polygon, the level above which the image was cut.
+    """
+    following = np.empty_like(points)
+    following[:, :-1] = points[:, 1:]
+    following[:, first + lengths - 1] = points[:, first]
+    x, y = points
+    dx, dy = following - points
+    surplus = np.maximum(abs(dx) - 1, 0)
+    flat = np.flatnonzero((dy == 0) & (surplus > 0))
+    gap = image[y[flat], x[flat] + np.sign(dx[flat])] <= level_of.repeat(lengths)[flat]
+    surplus[flat] *= 2 * gap
+    return np.add.reduceat(x * dy - y * dx - surplus, first, dtype=np.int64)
 
 
 def resized_boxes(boxes: np.ndarray, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:

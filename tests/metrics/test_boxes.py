@@ -53,30 +53,45 @@ def test_equal_to_gscorecam(reference: dict[str, np.ndarray], pairs: list[PairMa
     np.testing.assert_array_equal([o["threshold"] for o in outcomes], reference["gscorecam/otsu_threshold"])
 
 
-def _drawn(scores: np.ndarray, cut: float) -> list[tuple[int, int, int, int]]:
-    """Boxes at one threshold, drawn as the reference draws them."""
+def _drawn(scores: np.ndarray, cut: float) -> tuple[list[list[int]], list[int]]:
+    """Boxes at one threshold and that of the largest contour, drawn as the reference draws them."""
     image = (scores * 255).astype(np.uint8)
     above = (image > int(cut * image.max())).astype(np.uint8) * 255
     contours = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     height, width = scores.shape
-    found = [cv2.boundingRect(contour) for contour in contours]
-    return [(x, y, min(x + w, width - 1), min(y + h, height - 1)) for x, y, w, h in found] or [(0, 0, 0, 0)]
+    found = [cv2.boundingRect(contour) for contour in contours] or [(0, 0, 0, 0)]
+    boxes = [[x, y, min(x + w, width - 1), min(y + h, height - 1)] for x, y, w, h in found]
+    areas = [cv2.contourArea(contour) for contour in contours] or [0.0]
+    return sorted(boxes), boxes[areas.index(max(areas))]
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_boxes_of_all_thresholds_are_those_of_each(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    coarse = random.random((7, 9)).astype(np.float64) ** 3
-    scores = min_max(cv2.resize(coarse, (90, 70), interpolation=cv2.INTER_CUBIC if seed % 2 else cv2.INTER_NEAREST))
-    if seed == 5:
-        scores = random.random((20, 30))
-    cuts = thresholds(0.01)
+def _check_against_the_reference(scores: np.ndarray, cuts: np.ndarray) -> None:
     drawn = boxes_at_thresholds(scores, cuts)
     ends = [*drawn.starts[1:].tolist(), len(drawn.boxes)]
     for place, cut in enumerate(cuts):
-        boxes = [tuple(box) for box in drawn.boxes[drawn.starts[place] : ends[place]].tolist()]
-        assert sorted(boxes) == sorted(_drawn(scores, cut))
+        boxes, largest = _drawn(scores, cut)
+        assert sorted(drawn.boxes[drawn.starts[place] : ends[place]].tolist()) == boxes
         assert drawn.starts[place] <= drawn.largest[place] < ends[place]
+        assert drawn.boxes[drawn.largest[place]].tolist() == largest
+
+
+@pytest.mark.parametrize("interpolation", [cv2.INTER_CUBIC, cv2.INTER_NEAREST])
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes_of_all_thresholds_are_those_of_each(seed: int, interpolation: int) -> None:
+    coarse = np.random.default_rng(seed).random((7, 9)) ** 3
+    _check_against_the_reference(min_max(cv2.resize(coarse, (90, 70), interpolation=interpolation)), thresholds(0.01))
+
+
+@pytest.mark.parametrize("levels", [2, 3, 256])
+@pytest.mark.parametrize("sigma", [0, 0.6, 1.5])
+def test_boxes_of_noise_with_holes_gaps_and_ties(sigma: float, levels: int) -> None:
+    random = np.random.default_rng(0)
+    for number in range(60):
+        scores = random.random(tuple(random.integers(1, 30, 2)))
+        scores = cv2.GaussianBlur(scores, (0, 0), sigma) if sigma else scores
+        if number % 3 == 0:
+            scores = scores + scores[:, ::-1]  # of two contours as large, the reference takes the first
+        _check_against_the_reference(np.floor(min_max(scores) * levels) / levels, thresholds(0.1))
 
 
 def test_holes_are_contours_and_the_largest_is_the_outer_one() -> None:
@@ -195,8 +210,8 @@ def test_the_map_is_taken_from_the_squashed_input_where_it_shows_the_whole_image
 
 def test_metrics_of_one_map_search_and_compare_contours_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    find, compare = cv2.findContours, boxes.inclusive_iou
-    monkeypatch.setattr(cv2, "findContours", lambda *a: calls.append(1) or find(*a))
+    find, compare = cv2.findContoursLinkRuns, boxes.inclusive_iou
+    monkeypatch.setattr(cv2, "findContoursLinkRuns", lambda *a: calls.append(1) or find(*a))
     monkeypatch.setattr(boxes, "inclusive_iou", lambda *a: calls.append(1) or compare(*a))
     own = pair(np.random.default_rng(1).random((30, 30)), [(0, 0, 9, 9)])
     MaxBoxAcc().evaluate(own)
