@@ -18,7 +18,8 @@ Importing :mod:`decomcam_bench` imports neither torch nor pandas; the first call
 Columns of a table: ``dataset``, ``model``, ``layer`` (empty for a method that reads none),
 ``method``, ``rank`` (missing for a method without one), then one column a number of a metric, each
 followed by what was asked for (``_low``, ``_high``: 95 % interval; ``_diff``, ``_diff_low``,
-``_diff_high``, ``_p``: against the reference method, p with Holm's correction), then
+``_diff_high``, ``_p``: against the reference method, p with Holm's correction; ``_diff_n``: the pairs
+that both have, where others had to be left out), then
 ``n_expected`` = ``n_evaluated`` + ``n_skipped`` + ``n_failed`` pairs, and the cell's ``key``.
 
 Columns of records: ``position`` of the image in the run, ``image_id``, ``class_id``,

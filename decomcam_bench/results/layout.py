@@ -10,10 +10,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from decomcam_bench.errors import ConfigError, unknown
-from decomcam_bench.results.tables import COUNTS, IDENTITY, whole_counts
-
-#: Suffixes of the columns that belong to a number.
-SUFFIXES = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")
+from decomcam_bench.results.tables import COUNTS, IDENTITY, SUFFIXES, whole_counts
 
 
 def numbers(table: pd.DataFrame) -> list[str]:

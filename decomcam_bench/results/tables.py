@@ -19,6 +19,8 @@ from decomcam_bench.results.values import evaluated, find_metrics, metric_label,
 IDENTITY = ("dataset", "model", "layer", "method", "rank")
 #: Columns behind the metrics: pairs for which a map was asked for and made, and the cell key.
 COUNTS = ("n_expected", "n_evaluated", "n_skipped", "n_failed", "key")
+#: What a column that belongs to a number adds to its name; the last counts pairs.
+SUFFIXES = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p", "_diff_n")
 #: What the numbers of a complete metric follow from, by keys of cell and metric.
 SumsOf: TypeAlias = dict[tuple[str, str], ImageSums]
 FORMATS = ("md", "csv", "json", "latex", "html")
@@ -73,7 +75,8 @@ def load_table(
         details: also the columns that metrics show on request, and each metric's own counts.
         intervals: beside each number ``NAME_low`` and ``NAME_high``, 95 % by resampling images.
         reference: a method; beside each number ``NAME_diff``, ``NAME_diff_low``, ``NAME_diff_high``
-            against it and ``NAME_p`` with Holm's correction over the table.
+            against it, ``NAME_p`` with Holm's correction over the table and, where pairs had to be
+            left out, ``NAME_diff_n``, the pairs that both have.
         resamples: of intervals and comparisons. None: 2,000 for intervals; of the p-values as many
             permutations as the number of tests asks for, at least 10,000.
         seed: of both.
@@ -103,8 +106,10 @@ def load_table(
 
 
 def is_count(name: str) -> bool:
-    """Whether a column counts pairs: of the maps, of one metric (``energy.n_failed``), or of one head of a pivot."""
-    return any(name == count or name.endswith((f".{count}", f": {count}")) for count in COUNTS[:-1])
+    """Whether a column counts pairs: of the maps, of one metric (``energy.n_failed``), of a comparison
+    (``energy_diff_n``), or of one head of a pivot."""
+    counted = any(name == count or name.endswith((f".{count}", f": {count}")) for count in COUNTS[:-1])
+    return counted or name.endswith(SUFFIXES[-1])
 
 
 def whole_counts(table: pd.DataFrame) -> pd.DataFrame:
@@ -137,11 +142,10 @@ def _add_uncertainty(
         for own, found in zip(extra, compared, strict=True):
             own.update(found)
     names = {name for own in extra for name in own}
-    suffixes = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p")
     for row, own in zip(rows, extra, strict=True):
         row.update(own)
     return [
-        name for column in columns for name in (column, *(f"{column}{s}" for s in suffixes if f"{column}{s}" in names))
+        name for column in columns for name in (column, *(f"{column}{s}" for s in SUFFIXES if f"{column}{s}" in names))
     ]
 
 

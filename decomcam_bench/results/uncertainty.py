@@ -196,7 +196,8 @@ def comparison_columns(
     note: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """For each cell ``LABEL_diff``, ``LABEL_diff_low``, ``LABEL_diff_high`` and ``LABEL_p`` against the
-    reference on the pairs that both have; p with Holm's correction over all of them.
+    reference on the pairs that both have; p with Holm's correction over all of them. And ``LABEL_diff_n``,
+    these pairs, where a comparison of this number leaves some out.
 
     Args:
         resamples: of intervals and permutations; None: :data:`TABLE_RESAMPLES` for the intervals, and
@@ -217,6 +218,7 @@ def comparison_columns(
     columns: list[dict[str, float]] = [{} for _ in cells]
     p_values: list[tuple[int, str, float]] = []
     left_out: list[tuple[int, str]] = []
+    compared: dict[str, list[tuple[int, Comparison]]] = {}
     for plan in plans:
         found = _compare(plan, TABLE_RESAMPLES if resamples is None else resamples, seed, permutations)
         for column in plan.columns:
@@ -225,10 +227,15 @@ def comparison_columns(
                 {f"{label}_diff": made.difference, f"{label}_diff_low": made.low, f"{label}_diff_high": made.high}
             )
             p_values.append((plan.place, f"{label}_p", made.p))
+            compared.setdefault(label, []).append((plan.place, made))
             if made.left_out:
                 left_out.append((made.left_out, f"{label} of {plan.cell.display['method']}"))
     for (place, name, _), adjusted in zip(p_values, holm([p for _, _, p in p_values]), strict=True):
         columns[place][name] = float(adjusted)
+    for label, several in compared.items():
+        if any(made.left_out for _, made in several):
+            for place, made in several:
+                columns[place][f"{label}_diff_n"] = made.pairs
     if note is not None:
         for line in _notes(reference, p_values, permutations, left_out):
             note(line)
