@@ -119,6 +119,16 @@ def test_run_prints_its_table_and_table_prints_it_again(capsys, tmp_path):
     assert "; done" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("method", "metric", "told"),
+    [("eigencam", "energy", True), ("eigencam", "efficiency", False), ("eigencam,random", "energy", False)],
+)
+def test_numbers_that_look_at_annotations_ask_for_controls(capsys, tmp_path, method, metric, told):
+    run = ["run", "limit=2", f"method={method}", f"metric={metric}", f"results={tmp_path}", "workers=0"]
+    assert main(run) == 0
+    assert ("controls=true adds some" in capsys.readouterr().err) == told
+
+
 def test_a_run_without_a_single_map_fails(capsys, tmp_path, monkeypatch):
     from decomcam_bench.datasets.toybox import ToyBox
 
