@@ -366,9 +366,8 @@ class _Part:
             outcomes = metric.evaluate_batch(pair_batch)
         for p in asked:
             outcome = outcomes[p]
-            spoken = isinstance(outcome, Skip) or (metric.speaks_of_lost_maps and isinstance(outcome, dict))
-            if reasons[p] and not spoken:
-                outcome = Fail(reasons[p])
+            if reasons[p] and not isinstance(outcome, Skip):
+                outcome = Fail(reasons[p], outcome.values if isinstance(outcome, Fail) else {})
             self.values[cell.key, planned.key].append({**rows[p], **record(outcome, metric)})
 
     def seal(self, result: RunResult) -> None:

@@ -32,9 +32,9 @@ def record(outcome: Outcome, metric: Metric) -> Row:
     NaN is none where the metric says that it may be (``undefined``).
     """
     if isinstance(outcome, Skip):
-        return {"status": "skipped", "reason": outcome.reason}
+        return {"status": "skipped", "reason": outcome.reason, **outcome.values}
     if isinstance(outcome, Fail):
-        return {"status": "failed", "reason": printable(outcome.reason)}
+        return {"status": "failed", "reason": printable(outcome.reason), **outcome.values}
     bad = [
         name
         for name, value in outcome.items()
@@ -53,8 +53,9 @@ def judged(metric: MapMetric, view: PairMap, reason: str) -> Outcome:
     """
     try:
         outcome = metric.evaluate(view)
-    except ValueError as error:
-        outcome = Fail(" ".join(str(error).split()))
+    except (ValueError, LookupError, ArithmeticError, OSError) as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        outcome = Fail(kind + " ".join(str(error).split()))
     return Fail(reason) if reason and not isinstance(outcome, Skip) else outcome
 
 

@@ -163,6 +163,12 @@ def test_the_accuracy_of_a_class_does_not_depend_on_the_method(bench, tmp_path):
     skipped = [name for name in lost.index if name.endswith(".n_skipped")]
     assert skipped
     assert list(lost[skipped]) == list(whole[skipped])
+    # Both protocols leave out the same pairs, and say so.
+    counted = [name.removesuffix(".n_expected") for name in lost.index if name.endswith(".n_expected")]
+    for row in (lost, whole):
+        for count in ("n_evaluated", "n_skipped", "n_failed"):
+            assert len({row[f"{name}.{count}"] for name in counted}) == 1
+    assert lost[f"{counted[0]}.n_failed"] == whole[f"{counted[0]}.n_evaluated"] > 0
 
 
 def test_pairs_without_gradients_anywhere_fail_alone(bench, tmp_path, monkeypatch):

@@ -33,14 +33,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def add_shape(parser: argparse.ArgumentParser) -> None:
     """Options that say what of a table is shown."""
     shape = parser.add_argument_group("what is shown")
-    shape.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUES", help="filter rows; repeatable")
+    shape.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUES",
+        help="filter rows; repeatable; wildcards allowed",
+    )
     shape.add_argument("--rows", metavar="NAMES", help="labels to show, of dataset,model,layer,method,rank")
     shape.add_argument("--columns", metavar="NAMES", help="numbers to show, in this order; wildcards allowed")
     shape.add_argument("--pivot", metavar="NAME", help="spread a label over columns, e.g. dataset")
     shape.add_argument("--sort", metavar="NAMES", help="sort by columns; --sort=-NAME for descending")
     sure = parser.add_argument_group("how sure the numbers are")
     sure.add_argument("--intervals", action="store_true", help="95 %% intervals by resampling images")
-    sure.add_argument("--reference", metavar="METHOD", help="compare every method with this one, pair by pair")
+    sure.add_argument(
+        "--reference",
+        metavar="METHOD",
+        help="compare every method with this one, pair by pair; p-values are corrected over all numbers of the rows",
+    )
     sure.add_argument(
         "--resamples",
         type=int,

@@ -84,6 +84,7 @@ class Target:
         masks: one mask an instance, in the order of ``boxes``; empty where there are none.
         parts: named parts of the object, over all instances.
         text: a free text that replaces the class prompt, if not empty.
+        inclusive: the data set's files name the last pixel of a box, not its end.
     """
 
     class_id: int
@@ -94,6 +95,7 @@ class Target:
     masks: tuple[Mask, ...] = ()
     parts: tuple[Part, ...] = ()
     text: str = ""
+    inclusive: bool = False
 
     @staticmethod
     def of(
@@ -115,6 +117,11 @@ class Target:
             none if crowd is None else np.asarray(list(crowd), dtype=bool),
             **more,
         )
+
+    @property
+    def corners(self) -> np.ndarray:
+        """:attr:`boxes` as protocols read them from files: up to the last pixel where those are :attr:`inclusive`."""
+        return self.boxes - np.array([0.0, 0.0, 1.0, 1.0]) if self.inclusive else self.boxes
 
     def box_mask(self, height: int, width: int) -> np.ndarray:
         """Pixels inside any box, bool (height, width). Pixel i is inside [a, b) if a <= i < b."""

@@ -156,12 +156,14 @@ class Gathering:
     Attributes:
         file: named in the problems.
         image_id, width, height: of the image.
+        inclusive: the file names the last pixel of a box; those that are added are half-open nevertheless.
     """
 
     file: str
     image_id: str
     width: int
     height: int
+    inclusive: bool = False
     problems: list[Problem] = field(default_factory=list)
     _rows: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     _names: dict[int, str] = field(default_factory=dict)
@@ -229,6 +231,7 @@ class Gathering:
             masks=masks if len(masks) == len(rows) else (),
             parts=tuple(part for row in rows for part in row["parts"]),
             text=rows[0]["text"],
+            inclusive=self.inclusive,
         )
 
 

@@ -108,7 +108,7 @@ class ImageNet(LabelledImages):
         annotation = read_voc_xml(file)
         stated = (annotation.width, annotation.height)
         width, height = stated if annotation.width else image_size(self.image_file(index))
-        gathering = Gathering(str(file), self._image_ids[index], width, height)
+        gathering = Gathering(str(file), self._image_ids[index], width, height, inclusive=True)
         folder = self._label_of.get(stem)
         for item in annotation.objects:
             label = _INDEX.get(item.name, -1)

@@ -26,6 +26,7 @@ class LabelledImages(FileDataset):
     names: str = "clip"
     classes: list[str] | None = None
 
+    version: ClassVar[int] = 2
     name_choices: ClassVar[tuple[str, ...]] = ("clip", "wnid")
 
     def __post_init__(self) -> None:
@@ -71,7 +72,8 @@ class LabelledImages(FileDataset):
         label = metadata.label(listed, len(self._class_names))
         name = self._class_names[label]
         width, height = metadata.size(listed) or image_size(self.image_file(index))
-        gathering = Gathering(str(metadata.folder / "localization.txt"), self._image_ids[index], width, height)
+        file = str(metadata.folder / "localization.txt")
+        gathering = Gathering(file, self._image_ids[index], width, height, inclusive=True)
         reason = self._misplaced(index, label)
         if reason:
             gathering.refuse(reason, label, name)

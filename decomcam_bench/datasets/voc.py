@@ -70,6 +70,7 @@ class VOC(FileDataset):
     masks: bool = False
 
     folder: ClassVar[str] = "voc"
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,7 +147,7 @@ class VOC(FileDataset):
             width, height = size if annotation.width else image_size(self.image_file(index))
         except (ValueError, OSError) as error:
             return Sample(image_id, 0, 0, (), str(error))
-        gathering = Gathering(str(file), image_id, width, height)
+        gathering = Gathering(str(file), image_id, width, height, inclusive=True)
         picture = self._folder / "SegmentationObject" / f"{self._listed[index]}.png"
         masked = self.masks and picture.is_file()
         for number, item in enumerate(annotation.objects, start=1):

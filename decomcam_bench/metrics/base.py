@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -39,16 +39,18 @@ Direction = Literal["higher", "lower", "none"]
 
 @dataclass(frozen=True)
 class Skip:
-    """A pair that a protocol leaves out, and why: a short snake_case reason."""
+    """A pair that a protocol leaves out, and why: a short snake_case reason; ``values``: what is known of it."""
 
     reason: str
+    values: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class Fail:
-    """A pair whose value could not be computed, and why."""
+    """A pair whose value could not be computed, and why; ``values``: what is known of it nevertheless."""
 
     reason: str
+    values: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
 
 Outcome = dict[str, Value] | Skip | Fail
@@ -250,6 +252,7 @@ class Metric(abc.ABC):
             that is the same for every image is not.
         undefined: values that may be NaN for a pair, which then takes no part in their column; NaN
             in any other value fails the pair.
+        census: a value that counts wherever it is known, also of pairs that are left out or failed.
     """
 
     name: str = ""
@@ -259,6 +262,7 @@ class Metric(abc.ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     tested: ClassVar[bool] = True
     undefined: ClassVar[frozenset[str]] = frozenset()
+    census: ClassVar[str] = ""
 
     @property
     def annotation(self) -> frozenset[str]:
@@ -330,19 +334,12 @@ class RegionMetric(MapMetric):
 
 
 class ModelMetric(Metric):
-    """A metric that runs the model on a batch of pairs.
-
-    Attributes:
-        speaks_of_lost_maps: whether it has values even for a pair whose map failed, such as whether
-            the model predicts its class.
-    """
-
-    speaks_of_lost_maps: ClassVar[bool] = False
+    """A metric that runs the model on a batch of pairs."""
 
     @abc.abstractmethod
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
-        """One outcome a pair, in order. Of pairs that are not valid the caller takes a :class:`Skip`, and
-        values where :attr:`speaks_of_lost_maps`; all else is the failure of the map."""
+        """One outcome a pair, in order. Of pairs that are not valid the caller takes a :class:`Skip`; all else
+        becomes the failure of the map, with the ``values`` of a :class:`Fail`."""
 
     @abc.abstractmethod
     def scored_per_pair(self, input_size: tuple[int, int]) -> int:

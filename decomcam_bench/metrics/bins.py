@@ -9,6 +9,7 @@ bin reports the mean over its other pairs of insertion, deletion and overall = i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Column, Direction, Fail, Outcome, PairBatch, Value
+from decomcam_bench.metrics.base import Column, Direction, Fail, Outcome, PairBatch
 from decomcam_bench.metrics.causal import Causal
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, ratio, side_by_side, sum_by_image
 
@@ -35,9 +36,9 @@ def accuracy_bin(correct: np.ndarray, count: np.ndarray) -> np.ndarray:
 class AccuracyBins(Causal):
     """Deletion, insertion and overall in bins of class accuracy; always of correct pairs alone."""
 
-    version: ClassVar[int] = 2
-    speaks_of_lost_maps: ClassVar[bool] = True
+    version: ClassVar[int] = 3
     undefined: ClassVar[frozenset[str]] = frozenset(_CURVES)
+    census: ClassVar[str] = "correct"
 
     def __post_init__(self) -> None:
         if self.only_correct is False:
@@ -53,38 +54,35 @@ class AccuracyBins(Causal):
         low, high = (-1.0, 1.0) if self.score == "cosine" else (0.0, 1.0)
         bounds = {"insertion": (low, high), "deletion": (low, high), "overall": (low - high, high - low)}
         main = [
-            Column(f"{name}_accuracy", detail=True),
-            *(Column(f"{name}_{curve}", _direction(curve), *bounds[curve], unit="score") for curve in _CURVES),
+            Column(f"{name}_accuracy", value="correct", detail=True),
+            *(Column(f"{name}_{curve}", _direction(curve), *bounds[curve], "score", curve) for curve in _CURVES),
         ]
         binned = [
-            Column(f"{name}_{curve}_{place}", _direction(curve), *bounds[curve], unit="score", detail=True)
+            Column(f"{name}_{curve}_{place}", _direction(curve), *bounds[curve], "score", curve, detail=True)
             for curve in _CURVES
             for place in range(BINS)
         ]
         return (*main, *binned)
 
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
-        """As deletion and insertion, with ``correct``; NaN for the rest without a right prediction or a usable map.
+        """As deletion and insertion; ``correct`` is known of every pair whose image has finite scores.
 
-        Failed: ``scores_not_finite``, those of the image.
+        Skipped: ``misclassified``. Failed: ``scores_not_finite``, those of the image; ``no_map``, ``map_not_finite``.
         """
-        points = len(self.points((batch.maps.shape[-2], batch.maps.shape[-1])))
-        blank = np.full(points, np.nan, dtype=np.float32)
-        unscored: dict[str, Value] = {
-            **dict.fromkeys(("deletion", "insertion", "overall"), float("nan")),
-            "deletion_curve": blank,
-            "insertion_curve": blank,
-        }
+        outcomes: list[Outcome] = []
         known, correct = (flags.tolist() for flags in self.predicted(batch))
-        return [
-            {"correct": right, **(outcome if isinstance(outcome, dict) else unscored)}
-            if is_known
-            else Fail("scores_not_finite")
-            for outcome, is_known, right in zip(super().evaluate_batch(batch), known, correct, strict=True)
-        ]
+        for outcome, is_known, right in zip(super().evaluate_batch(batch), known, correct, strict=True):
+            if not is_known:
+                outcomes.append(Fail("scores_not_finite"))
+            elif isinstance(outcome, dict):
+                outcomes.append({"correct": right, **outcome})
+            else:
+                outcomes.append(dataclasses.replace(outcome, values={"correct": right}))
+        return outcomes
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:
         """Of each class: pairs, correct pairs, those with a usable map, and sums of the three values over the last."""
+        records = _complete(records)
         correct = records["correct"].to_numpy(dtype=np.float64)
         scored = _scored(records)
         values = [np.ones(len(correct)), correct, scored.astype(np.float64)]
@@ -120,6 +118,7 @@ def bin_table(records: pd.DataFrame) -> pd.DataFrame:
         with a usable map, which the rest is the mean of), ``insertion``, ``deletion``, ``overall``
         (NaN in an empty bin).
     """
+    records = _complete(records)
     classes = records.groupby("class_id").agg(pairs=("correct", "size"), correct=("correct", "sum"))
     place = accuracy_bin(classes["correct"].to_numpy(np.float64), classes["pairs"].to_numpy(np.float64))
     own = pd.Series(place, index=classes.index).reindex(records["class_id"]).to_numpy()
@@ -139,9 +138,15 @@ def bin_table(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _complete(records: pd.DataFrame) -> pd.DataFrame:
+    """Records of which perhaps none has a value, with all columns."""
+    empty = {curve: np.nan for curve in _CURVES if curve not in records}
+    return records.assign(correct=records["correct"].astype(bool), **empty)
+
+
 def _scored(records: pd.DataFrame) -> np.ndarray:
     """Whether each pair is predicted right and has a usable map, bool (records,)."""
-    return records["correct"].to_numpy(dtype=bool) & records["overall"].notna().to_numpy()
+    return records["correct"].to_numpy() & records["overall"].notna().to_numpy()
 
 
 def _direction(curve: str) -> Direction:

@@ -13,7 +13,8 @@ threshold; of the outer contours the one with the largest bounding rectangle; a 
 with any instance; share of pairs.
 
 Both compute IoU with + 1, as if corners were inclusive, although the boxes that they draw end at
-x + w; we follow them, and take annotated corners as they are. A constant map draws no contour: the
+x + w; we follow them, and take annotated corners as the files write them: the last pixel for VOC and
+ImageNet (:attr:`Target.corners`), x + w for COCO, PartImageNet and CUB. A constant map draws no contour: the
 box is then (0, 0, 0, 0) in the first protocol and (0, 0, 1, 1) in the second.
 """
 
@@ -234,7 +235,7 @@ class ThresholdedBoxes(MapMetric):
             ("threshold_boxes", size, self.threshold_step),
             lambda: boxes_at_thresholds(min_max_at(pair, size), thresholds(self.threshold_step)),
         )
-        annotated = resized_boxes(pair.target.boxes, (pair.height, pair.width), size)
+        annotated = resized_boxes(pair.target.corners, (pair.height, pair.width), size)
         best = pair.shared(
             ("best_iou", size, self.threshold_step), lambda: inclusive_iou(drawn.boxes, annotated).max(axis=1)
         )
@@ -377,7 +378,7 @@ class OtsuBoxAccuracy(MapMetric):
         if pair.flaw:
             return Fail(pair.flaw)
         box, threshold = otsu_box(pair.original)
-        iou = float(inclusive_iou(box[None], pair.target.boxes).max())
+        iou = float(inclusive_iou(box[None], pair.target.corners).max())
         return {"iou": iou, "hit": iou >= self.iou_level, "threshold": threshold, "box": box}
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:

@@ -129,8 +129,8 @@ class PartAgreement(MapMetric):
             *(Column(f"{name}_{kind}", value=kind) for kind in _SCALARS),
             Column(f"{name}_iou"),
             Column(f"{name}_diversity", value="diversity"),
-            *(Column(f"{name}_{kind}_floor", value=f"{kind}_floor") for kind in _SCALARS),
-            Column(f"{name}_iou_floor"),
+            *(Column(f"{name}_{kind}_floor", "none", value=f"{kind}_floor") for kind in _SCALARS),
+            Column(f"{name}_iou_floor", "none"),
             Column(f"{name}_iou_threshold", "none", detail=True),
         )
 
@@ -145,14 +145,14 @@ class PartAgreement(MapMetric):
             return Skip("no_parts")
         if pair.components is None or not len(pair.components):
             return Skip("no_components")
-        if not np.isfinite(pair.components).all():
-            return Fail("components_not_finite")
         try:
             parts = self.part_masks(pair)
         except ValueError as error:
             return Fail(f"bad_part_mask: {error}")
         if not len(parts):
             return Skip("no_visible_part")
+        if not np.isfinite(pair.components).all():
+            return Fail("components_not_finite")
         original = np.stack([np.maximum(pair.to_original(component), 0) for component in pair.components])
         components = original[original.reshape(len(original), -1).max(axis=1) > 0]
         if not len(components):

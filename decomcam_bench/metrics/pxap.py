@@ -92,8 +92,6 @@ class PxAP(RegionMetric):
         region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
             return region
-        if pair.flaw:
-            return Fail(pair.flaw)
         size = (pair.height, pair.width) if self.size is None else (self.size, self.size)
         counted = None
         if self.ignore == "crowd" and pair.target.crowd.any():
@@ -102,6 +100,8 @@ class PxAP(RegionMetric):
             if not region.any():
                 return Skip("only_ignored")
             counted = _nearest(counted, size)
+        if pair.flaw:
+            return Fail(pair.flaw)
         inside = _nearest(region, size)
         edges = np.append(thresholds(self.threshold_step), 1.0)
         bins = pair.shared(("bins", size, self.threshold_step), lambda: bin_of(min_max_at(pair, size), edges))

@@ -79,7 +79,7 @@ def _cell(cell: Cell, images: bool) -> dict[str, Any]:
 def _metric(cell: Cell, key: str, content: Mapping[str, Any], images: bool) -> dict[str, Any]:
     records = metric_records(cell, key)
     metric = metric_of(content)
-    good = evaluated(records)
+    good = evaluated(records, metric)
     values = metric.aggregate(good)
     judged = [c for c in content["columns"] if c["direction"] != "none" and not c.get("machine")]
     made: dict[str, Any] = {

@@ -263,8 +263,9 @@ def _bins_figure(data: pd.DataFrame, cells: Mapping[str, Any]) -> Any:
     tables = {}
     for key, label in zip(data["key"], data["series"], strict=True):
         for metric_key, content in cells[key].metrics().items():
-            if isinstance(metric_of(content), AccuracyBins):
-                records = evaluated(metric_records(cells[key], metric_key))
+            metric = metric_of(content)
+            if isinstance(metric, AccuracyBins):
+                records = evaluated(metric_records(cells[key], metric_key), metric)
                 if len(records):
                     tables[label] = bin_table(records)
     return figures.bins(tables) if tables else None

@@ -139,8 +139,9 @@ def compare_cells(first: Cell, second: Cell, metric: str | None = None) -> list[
         raise ConfigError(unknown("metric of both cells", metric, [metric_label(c) for c in shared.values()]))
     made = []
     for key in chosen:
-        both = [evaluated(metric_records(cell, key)) for cell in (first, second)]
-        made += _compare(metric_of(shared[key]), shared[key], both[0], both[1])
+        own = metric_of(shared[key])
+        both = [evaluated(metric_records(cell, key), own) for cell in (first, second)]
+        made += _compare(own, shared[key], both[0], both[1])
     return made
 
 

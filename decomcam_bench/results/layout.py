@@ -28,7 +28,8 @@ def belongs(table: pd.DataFrame) -> list[str]:
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """Rows for which every ``COLUMN=VALUE[,VALUE...]`` holds; wildcards allowed, ``rank=`` is no rank.
 
-    A value matches a label with or without its options: ``toybox`` is also ``toybox[limit=24]``.
+    A value stands for the labels that are equal to it; where none is, it also matches a label without its
+    options: ``toybox`` is ``toybox[limit=24]``.
 
     Raises:
         ConfigError: for another column, or when nothing is left.
@@ -40,7 +41,8 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
                 f"--where {condition}: write it as COLUMN=VALUE with COLUMN of {', '.join(IDENTITY)}, key"
             )
         wanted = _split(values)
-        keep = [any(_matches(_text(value), word) for word in wanted) for value in table[name]]
+        texts = [_text(value) for value in table[name]]
+        keep = [any(text == word or (word not in texts and _matches(text, word)) for word in wanted) for text in texts]
         if len(table) and not any(keep):
             present = sorted({_text(value) for value in table[name]})
             raise ConfigError(f"--where {condition}: no row has that; there are: {', '.join(present)}")

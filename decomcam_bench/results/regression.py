@@ -294,7 +294,8 @@ def _metric(
         why = f"{parts} parts of metric {before['name']} are there; run its command again"
         return [finding(column, "missing", why=why) for column in before["columns"]]
     records = metric_records(cell, before["key"])
-    metric, good = metric_of(content), evaluated(records)
+    metric = metric_of(content)
+    good = evaluated(records, metric)
     values = metric.aggregate(good)
     each = image_values(metric.image_sums(good)) if len(good) else pd.DataFrame()
     now_lost = counts(records)

@@ -255,8 +255,9 @@ def _bins(cells: Sequence[Cell], labels: Mapping[str, str]) -> dict[str, pd.Data
     tables = {}
     for cell in cells:
         for key, content in cell.metrics().items():
-            if isinstance(metric_of(content), AccuracyBins):
-                records = evaluated(metric_records(cell, key))
+            metric = metric_of(content)
+            if isinstance(metric, AccuracyBins):
+                records = evaluated(metric_records(cell, key), metric)
                 if len(records):
                     tables[labels[cell.key]] = bin_table(records)
     return tables

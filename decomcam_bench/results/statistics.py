@@ -57,8 +57,9 @@ class Comparison:
         difference: method - reference.
         low, high: bootstrap interval of the difference.
         p: two-sided, by permutation; NaN where there is nothing to compare.
-        images, pairs: that both methods have a record of.
-        left_out: pairs that only one of the two has a record of.
+        images: of which both methods have a record.
+        pairs: of which both methods have a value.
+        left_out: pairs of which only one of the two has a value.
     """
 
     difference: float
@@ -211,7 +212,7 @@ def compare(
     level: float = LEVEL,
     permutations: int | None = None,
 ) -> dict[str, Comparison]:
-    """Compares two methods on the pairs that both have a record of.
+    """Compares two methods on the pairs of which both have a value.
 
     The interval resamples images, the same for both methods. The p-value swaps the two methods
     image by image at random and recomputes the aggregate of both: ``(1 + number of permutations
@@ -233,7 +234,9 @@ def compare(
         nan = float("nan")
         none = Comparison(nan, nan, nan, nan, images=0, pairs=0, left_out=left_out)
         return {column.name: none for column in metric.columns}
+    ours, theirs, shared = _blanked(metric, ours, theirs)
     first, second = metric.image_sums(ours), metric.image_sums(theirs)
+    value_of = {column.name: column.value for column in metric.columns}
     images, width = len(first.image_ids), first.sums.shape[1]
     base = second.aggregate()
     own = first.aggregate()
@@ -257,8 +260,31 @@ def compare(
     for name, estimate in estimates.items():
         interval = _interval(estimate, resampled[name], images, level)
         p = _p_value(estimate, permuted[name], rounding * max(abs(own[name]), abs(base[name])))
-        comparisons[name] = Comparison(estimate, interval.low, interval.high, p, images, len(ours), left_out)
+        pairs, lost = shared.get(value_of[name], (len(ours), 0))
+        comparisons[name] = Comparison(estimate, interval.low, interval.high, p, images, pairs, left_out + lost)
     return comparisons
+
+
+def _blanked(
+    metric: Metric, ours: pd.DataFrame, theirs: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, tuple[int, int]]]:
+    """Records of the same pairs, in which a value that one side lacks is lacking on both.
+
+    Returns:
+        Both, and for each value that may be lacking: pairs of which both have it, and of which one has it.
+    """
+    shared = {}
+    for value in sorted(metric.undefined):
+        known = [
+            frame[value].notna().to_numpy() if value in frame else np.zeros(len(frame), dtype=bool)
+            for frame in (ours, theirs)
+        ]
+        both = known[0] & known[1]
+        shared[value] = int(both.sum()), int((known[0] ^ known[1]).sum())
+        ours, theirs = (
+            frame.assign(**{value: frame[value].where(both)}) if value in frame else frame for frame in (ours, theirs)
+        )
+    return ours, theirs, shared
 
 
 def _stack(a: Sums, b: Sums) -> Sums:

@@ -187,7 +187,8 @@ def reasons(records: pd.DataFrame) -> dict[str, int]:
 
 def metric_values(cell: Cell, metric_key: str, content: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one metric of a complete cell, by column label."""
-    found = metric_of(content).aggregate(evaluated(metric_records(cell, metric_key)))
+    metric = metric_of(content)
+    found = metric.aggregate(evaluated(metric_records(cell, metric_key), metric))
     return {column["label"]: found[column["name"]] for column in content["columns"]}
 
 
@@ -198,10 +199,11 @@ def _row(cell: Cell, details: bool, sums: SumsOf) -> dict[str, Any]:
         shown = [c["label"] for c in content["columns"] if details or not c.get("detail")]
         whole = is_complete(cell, metric_key)
         records = metric_records(cell, metric_key) if whole or details else pd.DataFrame()
-        good = evaluated(records)
+        metric = metric_of(content)
+        good = evaluated(records, metric)
         values: dict[str, float] = {}
         if whole and len(good):
-            sums[cell.key, metric_key] = metric_of(content).image_sums(good)
+            sums[cell.key, metric_key] = metric.image_sums(good)
             found = sums[cell.key, metric_key].aggregate()
             values = {column["label"]: found[column["name"]] for column in content["columns"]}
         row.update({name: values.get(name, math.nan) for name in shown})

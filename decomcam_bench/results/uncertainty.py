@@ -126,6 +126,13 @@ def _cut(interval: Interval, lowest: float | None, highest: float | None) -> tup
     return low, high
 
 
+def _widest(column: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Between which bounds the difference of two such numbers lies."""
+    if column["low"] is None or column["high"] is None:
+        return None, None
+    return column["low"] - column["high"], column["high"] - column["low"]
+
+
 def reference_cell(cell: Cell, cells: Sequence[Cell], reference: str) -> Cell | None:
     """The cell of the reference method that a cell is compared with: same data set and model, and
     of several the one at the same layer, then with the same rank.
@@ -223,8 +230,9 @@ def comparison_columns(
         found = _compare(plan, TABLE_RESAMPLES if resamples is None else resamples, seed, permutations)
         for column in plan.columns:
             made, label = found[column["name"]], column["label"]
+            low, high = _cut(Interval(made.difference, made.low, made.high), *_widest(column))
             columns[plan.place].update(
-                {f"{label}_diff": made.difference, f"{label}_diff_low": made.low, f"{label}_diff_high": made.high}
+                {f"{label}_diff": made.difference, f"{label}_diff_low": low, f"{label}_diff_high": high}
             )
             p_values.append((plan.place, f"{label}_p", made.p))
             compared.setdefault(label, []).append((plan.place, made))
@@ -269,7 +277,8 @@ def _notes(
 
 
 def _compare(plan: _Planned, resamples: int, seed: int, permutations: int) -> dict[str, Comparison]:
-    both: list[pd.DataFrame] = [evaluated(metric_records(one, plan.key)) for one in (plan.cell, plan.other)]
+    metric = metric_of(plan.content)
+    both: list[pd.DataFrame] = [evaluated(metric_records(one, plan.key), metric) for one in (plan.cell, plan.other)]
     # A stream without a usable pair may lack the columns.
     both = [frame if len(frame) else frame.reindex(columns=["image_id", "class_id"]) for frame in both]
-    return compare(metric_of(plan.content), both[0], both[1], resamples, seed, permutations=permutations)
+    return compare(metric, both[0], both[1], resamples, seed, permutations=permutations)

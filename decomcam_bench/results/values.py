@@ -45,9 +45,15 @@ def metric_records(cell: Cell, metric_key: str) -> pd.DataFrame:
     return cell.read(metric_key, without_curves)
 
 
-def evaluated(records: pd.DataFrame) -> pd.DataFrame:
-    """The records that have values."""
-    return records[records["status"] == "ok"] if len(records) else records
+def evaluated(records: pd.DataFrame, metric: Metric | None = None) -> pd.DataFrame:
+    """The records that numbers follow from: those of evaluated pairs, and of a metric with a ``census``
+    those where that is known."""
+    if not len(records):
+        return records
+    good = records["status"] == "ok"
+    if metric is not None and metric.census in records:
+        good |= records[metric.census].notna()
+    return records[good]
 
 
 def labels(content: Mapping[str, Any]) -> dict[str, str]:

@@ -36,7 +36,7 @@ def _reference(toybox: ToyBox, numbers: list[int]) -> list[Sample]:
     return [toybox.sample(number) for number in numbers]
 
 
-def _same_boxes(dataset: Dataset, toybox: ToyBox, numbers: list[int]) -> None:
+def _same_boxes(dataset: Dataset, toybox: ToyBox, numbers: list[int], inclusive: bool = False) -> None:
     assert len(dataset) == len(numbers)
     for index, number in enumerate(numbers):
         sample, expected = dataset.sample(index), toybox.sample(number)
@@ -49,6 +49,7 @@ def _same_boxes(dataset: Dataset, toybox: ToyBox, numbers: list[int]) -> None:
         for mine, theirs in zip(sample.targets, expected.targets, strict=True):
             assert mine.class_name == theirs.class_name
             assert np.array_equal(mine.boxes, theirs.boxes)
+            assert mine.inclusive == inclusive
             assert not mine.difficult.any()
             assert not mine.crowd.any()
             assert _pointing(mine, sample, "box") == _pointing(theirs, expected, "box")
@@ -80,7 +81,7 @@ def test_voc(tmp_path: Path, toybox: ToyBox) -> None:
     drawn = layouts.scenes(COUNT)
     root = layouts.write_voc(tmp_path, drawn)
     dataset = VOC(root=str(root), year=2012, split="val", classes=NAMES, masks=True)
-    _same_boxes(dataset, toybox, list(drawn))
+    _same_boxes(dataset, toybox, list(drawn), inclusive=True)
     _same_masks(dataset, toybox, list(drawn))
     for other in (root / "VOC2012", tmp_path):
         assert (
@@ -104,7 +105,7 @@ def test_imagenet(tmp_path: Path, toybox: ToyBox, xml: bool, folders: bool) -> N
     drawn = layouts.scenes(COUNT, one_class=True)
     root = layouts.write_imagenet(tmp_path, drawn, xml=xml, folders=folders)
     dataset = ImageNet(root=str(root), classes=NAMES)
-    _same_boxes(dataset, toybox, list(drawn))
+    _same_boxes(dataset, toybox, list(drawn), inclusive=True)
     assert dataset.identity["boxes"] == ("xml" if xml else "wsol")
 
 
@@ -136,7 +137,7 @@ def test_imagenet_root_may_be_the_image_folder(tmp_path: Path) -> None:
 def test_imagenetv2(tmp_path: Path, toybox: ToyBox) -> None:
     drawn = layouts.scenes(COUNT, one_class=True)
     dataset = ImageNetV2(root=str(layouts.write_imagenetv2(tmp_path, drawn)), classes=NAMES)
-    _same_boxes(dataset, toybox, list(drawn))
+    _same_boxes(dataset, toybox, list(drawn), inclusive=True)
     (tmp_path / "imagenetv2-threshold0.7-format-val").rename(tmp_path / "val2")
     renamed = ImageNetV2(root=str(tmp_path), classes=NAMES)
     assert np.array_equal(renamed.load_image(0), toybox.load_image(next(iter(drawn))))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.base import Fail
+from decomcam_bench.metrics.base import Fail, Outcome, Skip
 from decomcam_bench.metrics.bins import AccuracyBins, accuracy_bin, bin_table
+from decomcam_bench.records import record
+from decomcam_bench.results.values import evaluated
 from tests.metrics.conftest import Counting, batch, table
 
 _NAN = float("nan")
@@ -62,16 +65,19 @@ def test_every_share_of_ten_falls_into_its_bin() -> None:
     assert accuracy_bin(np.array([7.0, 0.0]), np.array([100.0, 0.0])).tolist() == [0, -1]
 
 
-def test_wrong_predictions_are_recorded_and_not_scored() -> None:
+def test_wrong_predictions_are_counted_and_not_scored() -> None:
     images = torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2).contiguous()
     model = Counting(torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2))
     metric = AccuracyBins(preset="decomcam")
     right, wrong = metric.evaluate_batch(batch(torch.rand(2, 1, 2), images, model, [0, 0]))
     assert right["correct"] is True
-    assert wrong["correct"] is False
-    assert np.isnan(wrong["insertion"])
-    assert len(wrong["deletion_curve"]) == len(right["deletion_curve"])
-    assert set(right) == set(wrong)
+    assert wrong == Skip("misclassified", {"correct": False})
+    assert record(wrong, metric) == {"status": "skipped", "reason": "misclassified", "correct": False}
+
+
+def _sealed(outcomes: list[Outcome], metric: AccuracyBins) -> pd.DataFrame:
+    """What is read back of records: those that the numbers follow from."""
+    return evaluated(table([record(outcome, metric) for outcome in outcomes]), metric)
 
 
 def test_accuracy_does_not_depend_on_the_maps() -> None:
@@ -80,14 +86,18 @@ def test_accuracy_does_not_depend_on_the_maps() -> None:
     metric, maps, classes = AccuracyBins(preset="decomcam"), torch.rand(4, 1, 2), [0, 0, 0, 1]
     every = metric.evaluate_batch(batch(maps, images, model, classes))
     some = metric.evaluate_batch(batch(maps, images, model, classes, valid=torch.tensor([False, False, True, True])))
-    assert [row["correct"] for row in some] == [row["correct"] for row in every] == [True, False, True, True]
-    assert np.isnan([some[0]["overall"], some[1]["overall"]]).all()
-    whole, part = metric.aggregate(table(every)), metric.aggregate(table(some))
+    assert some[:2] == [Fail("no_map", {"correct": True}), Skip("misclassified", {"correct": False})]
+    whole, part = (metric.aggregate(_sealed(outcomes, metric)) for outcomes in (every, some))
     assert part["accuracy_bins_accuracy"] == whole["accuracy_bins_accuracy"] == 0.75
     assert part["accuracy_bins_overall"] == pytest.approx(np.mean([some[2]["overall"], some[3]["overall"]]))
-    assert bin_table(table(some))["correct"].sum() == 2
+    assert bin_table(_sealed(some, metric))["correct"].sum() == 2
     # A map that is not finite is none; without scores of the image nothing is known.
-    assert metric.evaluate_batch(batch(maps * _NAN, images, model, classes))[0]["correct"] is True
+    lost = metric.evaluate_batch(batch(maps * _NAN, images, model, classes))
+    assert lost[0] == Fail("map_not_finite", {"correct": True})
+    none = _sealed(lost, metric)
+    assert metric.aggregate(none)["accuracy_bins_accuracy"] == 0.75
+    assert np.isnan(metric.aggregate(none)["accuracy_bins_overall"])
+    assert bin_table(none)["pairs"].sum() == 4
     unknown = batch(maps, images * _NAN, model, classes)
     assert metric.evaluate_batch(unknown) == [Fail("scores_not_finite")] * 4
 

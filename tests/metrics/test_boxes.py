@@ -110,6 +110,18 @@ def test_iou_takes_corners_as_inclusive() -> None:
     assert inclusive_iou(np.array([[5, 5, 2, 2]]), np.array([[0, 0, 9, 9]])) == 0
 
 
+def test_files_that_name_the_last_pixel_are_read_as_the_references_do() -> None:
+    # The line 10,10,19,19 of wsolevaluation: 10 x 10 pixels. Drawn round rows 10..15, columns 10..16: [10, 10, 17, 16].
+    scores = np.zeros((224, 224))
+    scores[10:16, 10:17] = 1
+    own = pair(scores, [(10, 10, 20, 20)], inclusive=True)
+    assert own.target.corners.tolist() == [[10, 10, 19, 19]]
+    assert MaxBoxAcc().evaluate(own)["best_iou"].max() == pytest.approx(8 * 7 / 100)
+    assert OtsuBoxAccuracy().evaluate(own)["iou"] == pytest.approx(8 * 7 / 100)
+    # COCO's x + w stays: 11 x 11 in the eyes of the references.
+    assert OtsuBoxAccuracy().evaluate(pair(scores, [(10, 10, 20, 20)]))["iou"] == pytest.approx(8 * 7 / 121)
+
+
 def test_boxes_are_truncated_at_the_new_size() -> None:
     box = np.array([[10.0, 20.0, 333.0, 374.0]])
     # 10 * 224 / 500 = 4.48, 20 * 224 / 375 = 11.95, 149.2, 223.4.

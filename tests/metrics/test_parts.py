@@ -145,6 +145,7 @@ def test_reasons() -> None:
     zero, metric = np.zeros((SIZE, SIZE)), PartAgreement()
     assert metric.evaluate(_pair([HEAD], [])) == Skip("no_parts")
     assert metric.evaluate(_pair([HEAD], [zero])) == Skip("no_visible_part")
+    assert metric.evaluate(_pair([HEAD * np.nan], [zero])) == Skip("no_visible_part")
     assert metric.evaluate(_pair(None, [HEAD])) == Skip("no_components")
     assert metric.evaluate(_pair([zero], [HEAD])) == Fail("components_zero_mass")
     assert metric.evaluate(_pair([zero * np.nan], [HEAD])) == Fail("components_not_finite")

@@ -55,6 +55,9 @@ def test_crowd_pixels_may_be_ignored() -> None:
     assert (ignoring["object"].sum(), ignoring["background"].sum()) == (8, 0)
     alone = pair(scores, [(0, 0, 2, 4)], crowd=[True])
     assert PxAP(region="box", ignore="crowd").evaluate(alone) == Skip("only_ignored")
+    # What is left out does not depend on the map.
+    blank = pair(np.zeros((4, 4)), [(0, 0, 2, 4)], crowd=[True])
+    assert PxAP(region="box", ignore="crowd").evaluate(blank) == Skip("only_ignored")
 
 
 @pytest.mark.parametrize("metric", [PxAP(region="mask"), Energy(region="mask"), PointingGame(region="mask")])

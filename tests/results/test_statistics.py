@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from decomcam_bench.errors import ConfigError
+from decomcam_bench.metrics.bins import AccuracyBins
 from decomcam_bench.metrics.boxes import MaxBoxAcc
 from decomcam_bench.metrics.efficiency import Efficiency
 from decomcam_bench.metrics.energy import Energy
@@ -269,6 +270,23 @@ def test_every_table_can_be_significant() -> None:
     for tests in (1, 101, 500, 2000, 10_000):
         assert tests / (permutations_for(tests) + 1) < 0.05
         assert permutations_for(tests) <= 200_000
+
+
+def _bins(overall: np.ndarray) -> pd.DataFrame:
+    """Records of the accuracy-binned protocol, all predicted right; NaN where the map was lost."""
+    rows = [{"correct": True, "insertion": v, "deletion": 0.0 * v, "overall": v} for v in overall]
+    names = [{"image_id": f"{i:03d}", "class_id": 0, "class_name": "thing"} for i in range(len(overall))]
+    return pd.DataFrame([{**name, **row} for name, row in zip(names, rows, strict=True)])
+
+
+def test_a_value_that_one_side_lacks_is_compared_on_neither() -> None:
+    values = np.linspace(0, 1, 20)
+    some = np.where(np.arange(20) < 10, np.nan, values)
+    made = compare(AccuracyBins(preset="decomcam"), _bins(some), _bins(values), 200)
+    overall = made["accuracy_bins_overall"]
+    assert (overall.difference, overall.p, overall.pairs, overall.left_out) == (0.0, 1.0, 10, 10)
+    accuracy = made["accuracy_bins_accuracy"]
+    assert (accuracy.difference, accuracy.pairs, accuracy.left_out) == (0.0, 20, 0)
 
 
 def test_only_common_pairs_are_compared_and_the_rest_counted() -> None:

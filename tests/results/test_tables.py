@@ -192,7 +192,9 @@ def test_where_sort_choose_pivot(store: Path) -> None:
     table = load_table(store)
     assert len(layout.where(table, ["method=good,pl*"])) == 4
     assert len(layout.where(table, ["method=good", "dataset=drawn[limit=40]"])) == 1
-    assert len(layout.where(table, ["dataset=drawn"])) == 5
+    assert len(layout.where(table, ["dataset=drawn"])) == 3  # the plain label, since there is one
+    assert len(layout.where(table, ["dataset=drawn*"])) == 5
+    assert len(layout.where(table[table["dataset"] != "drawn"], ["dataset=drawn"])) == 2
     with pytest.raises(ConfigError, match="no row has that; there are: bad, good, plain"):
         layout.where(table, ["method=gradcam"])
     with pytest.raises(ConfigError, match="COLUMN=VALUE"):
