@@ -23,14 +23,14 @@ from torch import Tensor
 
 from decomcam_bench import registry
 from decomcam_bench.config import RunConfig, Setting, load_config
-from decomcam_bench.datasets.base import Target
-from decomcam_bench.datasets.images import read_image
+from decomcam_bench.datasets.base import Target, printable
+from decomcam_bench.datasets.images import orientation, rgb, turned, upright
 from decomcam_bench.errors import ConfigError, DataError, did_you_mean
 from decomcam_bench.evidence import Batch, EvidenceMaker, check_needs
 from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method, explained, upsample
 from decomcam_bench.models.clip import ClipModel, TextBank, resolve_device
 from decomcam_bench.models.geometry import Geometry
-from decomcam_bench.plan import label
+from decomcam_bench.plan import check_texts, label, model_label
 from decomcam_bench.results.store import key_of
 
 if TYPE_CHECKING:
@@ -38,17 +38,6 @@ if TYPE_CHECKING:
 
 #: Keys of a run that mean something for a single picture.
 KEYS = ("model", "method", "layer", "rank", "seed", "precision", "device", "batch_size")
-
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -165,8 +154,8 @@ class Explained:
                     values = getattr(parts, name)
                     if values is not None:
                         arrays[f"{name}_{s}_{t}"] = values
-        with writing(path):
-            np.savez_compressed(path, **arrays)
+        with writing(path), path.open("wb") as file:  # NumPy would add a suffix to the name
+            np.savez_compressed(file, **arrays)
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
@@ -206,11 +195,14 @@ def explain_as(
     asked = tuple([texts] if isinstance(texts, str) else texts)
     if not asked or not all(text.strip() for text in asked):
         raise ConfigError("text: at least one is needed, and none may be empty")
+    for text in asked:
+        if printable(text) != text:
+            raise ConfigError(f"text '{printable(text)}': is not valid UTF-8")
     name = str(image) if isinstance(image, str | Path) else "picture"
     answers: list[Answer] = []
     for settings in _by(config, lambda s: key_of({"model": s.model, "precision": s.keys.precision})):
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            answers += _Session(config, settings[0], picture, asked, Path(name).name).answers(settings)
+            answers += _Session(config, settings[0], picture, asked, printable(Path(name).name)).answers(settings)
     return Explained(picture, asked, tuple(answers))
 
 
@@ -240,16 +232,11 @@ def load_picture(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
         return np.ascontiguousarray(image)
     try:
         if isinstance(image, Image.Image):
-            pixels, turn = np.array(image.convert("RGB")), image.getexif().get(_ORIENTATION)
-        else:
-            pixels = read_image(Path(image))
-            with Image.open(image) as opened:
-                turn = opened.getexif().get(_ORIENTATION)
+            image.load()  # which turns a TIFF already
+            return turned(rgb(image.copy()), orientation(image))
+        return upright(Path(image))
     except (OSError, ValueError) as error:
         raise DataError(f"{error}; give a picture that Pillow reads, such as JPEG or PNG") from error
-    if turn in _TURNS:
-        pixels = np.array(Image.fromarray(pixels).transpose(_TURNS[turn]))
-    return pixels
 
 
 def _word(value: Any) -> str:
@@ -305,7 +292,7 @@ class _Session:
         keys = first.keys
         source = registry.build("model", first.model)
         self.model: ClipModel = source.load(resolve_device(config.keys.device), keys.precision)
-        self.model_name = first.model["arch"] if first.model["name"] == "openclip" else first.model["name"]
+        self.model_name = model_label(first)
         self.default_layer = source.layer or self.model.tower.default_layer
         self.bank: TextBank = self.model.text_bank([[text] for text in texts])
         self.texts, self.name, self.batch_size = texts, name, config.keys.batch_size
@@ -349,10 +336,7 @@ class _Session:
         name = setting.method["name"]
         if "object_masks" in method.needs:
             raise ConfigError(f"method={name} draws the annotated region, and a picture alone has none")
-        if method.score == "softmax" and len(self.texts) < 2 and method.needs & {"gradients", "score", "head"}:
-            raise ConfigError(
-                f"method={name} scores by a softmax over the texts; give a second text, or method.score=logits"
-            )
+        check_texts(name, method, self.bank)
         layer = self.model.tower.canonical(setting.keys.layer or self.default_layer) if method.uses_layer else ""
         check_needs(self.model, method, layer)
         rank = (setting.keys.rank or method.default_rank) if method.ranked else None

@@ -26,8 +26,10 @@ from decomcam_bench.results.store import RECORDS, Cell, Store, key_of, part_size
 
 #: Raised when preprocessing, towers or geometry change what a map is.
 MODEL_VERSION = 2
-#: Options that say where something lies, not what it is.
 _ANNOTATION = frozenset({"box", "mask"})
+#: Difference of normalised text embeddings up to which texts are the same.
+_SAME_TEXT = 1e-5
+#: Options that say where something lies, not what it is.
 PLACES = ("root", "cache_dir", "ids", "checkpoint")
 
 
@@ -187,6 +189,7 @@ def _plan_cell(
             setting.keys.layer or group.source.layer or group.model.tower.default_layer
         )
     check_needs(group.model, method, layer)
+    check_texts(setting.method["name"], method, group.bank)
     rank = (setting.keys.rank or method.default_rank) if method.ranked else None
     keys = setting.keys
     identity = {
@@ -209,13 +212,9 @@ def _plan_cell(
     }
     seed = {"seed": keys.seed} if keys.seed else {}
     limit = {"limit": keys.limit} if keys.limit and keys.limit < group.selection.available else {}
-    precision = {"precision": keys.precision} if keys.precision != "fp32" else {}
     display = {
         "dataset": label(setting.dataset["name"], {**setting.changed["dataset"], **limit}),
-        "model": label(
-            setting.model["arch"] if setting.model["name"] == "openclip" else setting.model["name"],
-            {**{k: v for k, v in setting.changed["model"].items() if k != "arch"}, **precision},
-        ),
+        "model": model_label(setting),
         "layer": layer,
         "method": label(setting.method["name"], {**setting.changed["method"], **seed}),
         "rank": rank,
@@ -323,6 +322,30 @@ def label(name: str, changed: Mapping[str, Any]) -> str:
         named.pop("impl", None)
     shown = [f"{key}={value}" for key, value in sorted(named.items()) if key not in PLACES]
     return f"{name}[{','.join(shown)}]" if shown else name
+
+
+def check_texts(name: str, method: Method, bank: TextBank) -> None:
+    """Refuses a softmax over texts that cannot differ.
+
+    Raises:
+        ConfigError: for a single text, or texts that are all the same to the model.
+    """
+    if method.score != "softmax" or not method.needs & {"gradients", "score", "head"}:
+        return
+    texts = bank.embeddings.float()
+    if len(texts) < 2 or bool((texts - texts[:1]).abs().max() < _SAME_TEXT):
+        reason = "there is a single one" if len(texts) < 2 else "they are all the same to the model"
+        raise ConfigError(
+            f"method={name} scores by a softmax over the texts, and {reason}; give another text, or method.score=logits"
+        )
+
+
+def model_label(setting: Setting) -> str:
+    """The model of a setting, with the options and the precision that differ from the default."""
+    changed = {key: value for key, value in setting.changed["model"].items() if key != "arch"}
+    if setting.keys.precision != "fp32":
+        changed["precision"] = setting.keys.precision
+    return label(setting.model["arch"] if setting.model["name"] == "openclip" else setting.model["name"], changed)
 
 
 def _repeat(setting: Setting) -> list[str]:

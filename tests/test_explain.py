@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from decomcam_bench import registry
 from decomcam_bench.cli import main
@@ -163,17 +164,53 @@ def test_columns(panels: list[int], columns: int) -> None:
     assert _columns(panels) == columns
 
 
+@pytest.mark.parametrize("kind", ["png", "tif"])  # Pillow turns TIFF by itself
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_pictures_are_turned_upright(tmp_path: Path, turn: int) -> None:
-    from PIL import ImageOps
-
-    file = tmp_path / "turned.png"
+def test_pictures_are_turned_upright(tmp_path: Path, turn: int, kind: str) -> None:
+    file = tmp_path / f"turned.{kind}"
     exif = Image.Exif()
     exif[0x0112] = turn
-    Image.fromarray(scene(12, 8)).save(file, exif=exif)
-    with Image.open(file) as opened:
-        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    stored = Image.fromarray(scene(12, 8))
+    stored.save(file, exif=exif)
+    stored.getexif()[0x0112] = turn
+    expected = np.asarray(ImageOps.exif_transpose(stored))
     np.testing.assert_array_equal(load_picture(file), expected)
+    with Image.open(file) as opened:
+        np.testing.assert_array_equal(load_picture(opened), expected)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0", b"Exif\0\0garbagegarbage"])
+def test_damaged_metadata_turns_nothing(tmp_path: Path, exif: bytes) -> None:
+    file = tmp_path / "damaged.png"
+    Image.fromarray(scene(12, 8)).save(file, exif=exif)
+    np.testing.assert_array_equal(load_picture(file), scene(12, 8))
+
+
+def test_deep_grey_is_scaled_or_refused() -> None:
+    deep = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
+    assert load_picture(deep)[0, :, 0].tolist() == [0, 100, 255]
+    with pytest.raises(DataError, match="floating-point"):
+        load_picture(Image.fromarray(np.zeros((2, 2), dtype=np.float32)))
+
+
+def test_settings_that_differ_in_the_model_alone_have_names_of_their_own(tmp_path: Path) -> None:
+    words = ["method=center", "model.geometry=squash,crop", "precision=fp32,bf16"]
+    shown = explain(scene(60, 40), "a house", *UNTRAINED, *words)
+    assert len({answer.model for answer in shown.answers}) == 4
+    assert shown.answers[3].model == "toyclip_untrained[geometry=crop,precision=bf16]"
+
+
+def test_names_of_files_are_kept_or_shortened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x" * 240 + ".png", os.fsdecode(b"odd\xff.png")):
+        Image.fromarray(scene(40, 40)).save(name)
+        words = ["explain", name, "--text", "a house", *UNTRAINED, "method=random", "--maps", "f.NPZ", "--dpi", "40"]
+        assert main(words) == 0
+    assert (tmp_path / f"{'x' * 50}_explained.png").is_file()
+    assert (tmp_path / "f.NPZ").is_file()
+    assert not (tmp_path / "f.NPZ.npz").exists()
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
@@ -186,7 +223,9 @@ def test_arrays_must_be_rgb_bytes(bad: np.ndarray) -> None:
     ("texts", "words", "error", "message"),
     [
         ("a house", ["method=oracle"], ConfigError, "annotated region"),
-        ("a house", ["method=scorecam_original"], ConfigError, "second text"),
+        ("a house", ["method=scorecam_original"], ConfigError, "there is a single one; give another text"),
+        (["a house", "a house!"], ["method=gradcam", "method.score=softmax"], ConfigError, "all the same to the model"),
+        ("a h\udcffouse", [], ConfigError, r"text 'a h\\udcffouse': is not valid UTF-8"),
         ("a house", ["dataset=voc"], ConfigError, "explain takes no 'dataset'"),
         ("a house", ["limit=3"], ConfigError, "explain takes no 'limit'"),
         ("a house", ["methd=gradcam"], ConfigError, "did you mean 'method'"),

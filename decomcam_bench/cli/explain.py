@@ -20,6 +20,9 @@ something for one picture: model, method, layer, rank, seed, precision, device, 
 taken as they stand, without templates. Without model= it is toyclip, which knows drawn scenes alone.
 """
 
+#: Letters of a picture's name that its figure's name keeps, so that no file system finds it too long.
+_LONGEST_STEM = 50
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "explain", "draw the maps of one picture and texts of your own", _EXAMPLES)
@@ -35,13 +38,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.datasets.base import printable
     from decomcam_bench.errors import ConfigError
     from decomcam_bench.explain import explain_as, load_picture, parse
     from decomcam_bench.figures import COLORMAPS, SUFFIXES, check_path, draw, save
     from decomcam_bench.options import check_choice
 
     image = Path(arguments.image)
-    output = Path(arguments.output or f"{image.stem}_explained.png")
+    output = Path(arguments.output or f"{image.stem[:_LONGEST_STEM]}_explained.png")
     check_path(output, SUFFIXES)
     if arguments.maps:
         check_path(Path(arguments.maps), (".npz",))
@@ -59,10 +63,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
     explained = explain_as(config, image, arguments.text)
     save(draw(explained, arguments.colormap), output, arguments.dpi)
-    print(output)
+    print(printable(str(output)))
     if arguments.maps:
         explained.save_maps(arguments.maps)
-        print(arguments.maps)
+        print(printable(arguments.maps))
     missing = 0
     for answer in explained.answers:
         for text, reason in zip(explained.texts, answer.reasons, strict=True):

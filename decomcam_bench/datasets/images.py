@@ -13,6 +13,18 @@ from PIL import Image
 
 #: Most pixels that an image may have; beyond that it is taken for a decompression bomb.
 MAX_PIXELS = 100_000_000
+_ORIENTATION, _WIDTH, _LENGTH = 0x0112, 0x0100, 0x0101
+#: What turns stored pixels upright, by EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BACK = {**_TURNS, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def read_image(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -33,11 +45,17 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         ValueError: when it cannot be decoded, is too large, or is not of the stated size.
     """
     with _opened(file) as image:
-        if size is not None and image.size != size:
-            raise ValueError(f"{file}: {_sides(image.size)} pixels, but its annotation says {_sides(size)}")
+        stored = _stored_size(image)
+        if size is not None and stored != size:
+            raise ValueError(f"{file}: {_sides(stored)} pixels, but its annotation says {_sides(size)}")
+        turn = orientation(image)
         try:
             image.load()
-            return _rgb(image)
+            pixels = rgb(image)
+            # Pillow turns TIFF upright, and forgets that it was to be turned.
+            if turn in _BACK and orientation(image) != turn:
+                pixels = np.array(Image.fromarray(pixels).transpose(_BACK[turn]))
+            return pixels
         except Exception as error:  # Pillow's plug-ins raise whatever a damaged file makes them raise
             raise ValueError(f"{file}: cannot be decoded ({_first_line(error)})") from error
 
@@ -49,7 +67,33 @@ def image_size(file: Path) -> tuple[int, int]:
         FileNotFoundError, ValueError: as :func:`read_image`.
     """
     with _opened(file) as image:
-        return image.size
+        return _stored_size(image)
+
+
+def upright(file: Path) -> np.ndarray:
+    """As :func:`read_image`, turned as the camera noted in the file."""
+    with _opened(file) as image:
+        turn = orientation(image)
+    return turned(read_image(file), turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where there is none or the metadata is damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever a damaged block makes Pillow raise; the pixels may be sound
+        return 1
+
+
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """Pixels (height, width, 3) turned upright from an EXIF orientation."""
+    return np.array(Image.fromarray(pixels).transpose(_TURNS[turn])) if turn in _TURNS else pixels
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of the pixels as they are stored; Pillow gives that of a TIFF as it will turn it."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return int(tags.get(_WIDTH, image.width)), int(tags.get(_LENGTH, image.height))
 
 
 def _opened(file: Path) -> Image.Image:
@@ -72,7 +116,12 @@ def _opened(file: Path) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def rgb(image: Image.Image) -> np.ndarray:
+    """RGB bytes (height, width, 3) of a decoded image of any mode; see :func:`read_image`.
+
+    Raises:
+        ValueError: for grey values outside 16 bits, or floating-point ones.
+    """
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:

@@ -16,6 +16,8 @@ from PIL import Image
 from decomcam_bench.options import check_choice
 
 MODES = ("squash", "crop")
+#: Pixels up to which a picture is resized as a whole before it is cropped, as CLIP's preprocessing does.
+_LARGEST_STRIP = 20_000_000
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -62,11 +64,7 @@ class Geometry:
 
     def to_input(self, image: np.ndarray, interpolation: str = "bicubic") -> np.ndarray:
         """The model's input as uint8 (3, size, size), from RGB uint8 (height, width, 3)."""
-        (width, height), (x, y) = self.resized, self.offset
-        picture = Image.fromarray(image)
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), _RESAMPLING[interpolation])
-        array = np.asarray(picture)[y : y + self.size, x : x + self.size]
+        array = self._input_of(Image.fromarray(image), _RESAMPLING[interpolation])
         return np.ascontiguousarray(array.transpose(2, 0, 1))
 
     def map_to_input(self, saliency: np.ndarray) -> np.ndarray:
@@ -74,11 +72,17 @@ class Geometry:
 
         Resized and cropped as the image is, bilinearly; where it shrinks the filter widens.
         """
-        (width, height), (x, y) = self.resized, self.offset
         picture = Image.fromarray(np.ascontiguousarray(saliency, dtype=np.float32))
+        return np.asarray(self._input_of(picture, Image.Resampling.BILINEAR), dtype=np.float32)
+
+    def _input_of(self, picture: Image.Image, resampling: Image.Resampling) -> np.ndarray:
+        """The pixels (size, size, ...) that the model sees of a picture, resized."""
+        (width, height), (x, y) = self.resized, self.offset
+        if width * height > _LARGEST_STRIP:  # of a long strip resized as a whole, next to nothing is seen
+            return np.asarray(picture.resize((self.size, self.size), resampling, box=self.visible))
         if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(picture, dtype=np.float32)[y : y + self.size, x : x + self.size]
+            picture = picture.resize((width, height), resampling)
+        return np.asarray(picture)[y : y + self.size, x : x + self.size]
 
     def to_original(self, saliency: np.ndarray) -> np.ndarray:
         """A map (H, W) in the pixels of the original image: float32 (height, width).

@@ -68,6 +68,16 @@ def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     assert image_size(tmp_path / "e.jpg") == (60, 40)
 
 
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_a_tiff_is_read_as_it_is_stored(tmp_path: Path, turn: int) -> None:
+    stored = np.dstack([RAMP, RAMP[::-1], 255 - RAMP])
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(stored).save(tmp_path / "e.tif", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "e.tif", (8, 6)), stored)
+    assert image_size(tmp_path / "e.tif") == (8, 6)
+
+
 def test_damage_names_the_file(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)

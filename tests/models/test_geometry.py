@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from decomcam_bench.errors import ConfigError
+from decomcam_bench.models import geometry
 from decomcam_bench.models.geometry import Geometry
 
 SIZES = [(500, 375), (375, 500), (224, 224), (31, 97), (640, 201), (1, 1)]
@@ -19,6 +20,17 @@ def test_crop_equals_torchvision(width, height):
     expected = CenterCrop(64)(Resize(64, InterpolationMode.BICUBIC)(Image.fromarray(image)))
     found = Geometry(width, height, 64, "crop").to_input(image)
     np.testing.assert_array_equal(found, np.asarray(expected).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("width", "height"), [(3000, 20), (640, 201), (201, 640)])
+def test_a_long_strip_is_cut_before_it_is_resized(monkeypatch, width, height):
+    coarse = np.random.default_rng(0).integers(40, 216, (5, 40, 3), dtype=np.uint8)  # no overshoot that is cut off
+    image = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    shape = Geometry(width, height, 64, "crop")
+    whole = shape.to_input(image).astype(int), shape.map_to_input(image[:, :, 0] / 255)
+    monkeypatch.setattr(geometry, "_LARGEST_STRIP", 0)
+    assert np.abs(shape.to_input(image) - whole[0]).max() <= 1
+    np.testing.assert_allclose(shape.map_to_input(image[:, :, 0] / 255), whole[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
