@@ -176,7 +176,7 @@ class _Part:
         self.values: dict[tuple[str, str], list[Row]] = {
             (cell.key, metric.key): [] for cell in self.cells for metric in cell.metrics
         }
-        self.maps: dict[str, list[tuple[int, int, str, np.ndarray]]] = {cell.key: [] for cell in self.cells}
+        self.maps: dict[str, list[tuple[int, int, str, np.ndarray, int]]] = {cell.key: [] for cell in self.cells}
         self.without: dict[str, list[tuple[int, int]]] = {cell.key: [] for cell in self.cells}
         self.channels: dict[str, int] = {}
         self.unusable: list[Problem] = []
@@ -266,9 +266,12 @@ class _Part:
             channels = evidences[share].image_activations.shape[1]
             for cell in cells:
                 self.channels[cell.key] = channels
-                cost = cell.method.cost(cell.rank, channels)
-                work = dataclasses.replace(work_of(cost), seconds=seconds / len(batch), peak_mib=peak)
-                self._measure(cell, batch, rows, classes, explanations[cell.rank], work)
+                explanation, cost = explanations[cell.rank], cell.method.cost(cell.rank, channels)
+                works = [
+                    dataclasses.replace(work_of(exact), seconds=seconds / len(batch), peak_mib=peak)
+                    for exact in explanation.costs(cost)
+                ]
+                self._measure(cell, batch, rows, classes, explanation, works)
 
     def _measure(
         self,
@@ -277,7 +280,7 @@ class _Part:
         rows: list[Row],
         classes: list[tuple[int, ...]],
         explanation: Explanation,
-        work: Work,
+        works: list[Work],
     ) -> None:
         size = (self.group.model.input_size, self.group.model.input_size)
         # In float32 before upsampling, as maps are kept, so that those read back are the same.
@@ -291,7 +294,7 @@ class _Part:
         if self.keys.save_maps:
             native = explanation.native.cpu().numpy()
             self.maps[cell.key] += [
-                (row["position"], row["class_id"], explanation.mode, native[p])
+                (row["position"], row["class_id"], explanation.mode, native[p], works[p].forward)
                 for p, row in enumerate(rows)
                 if not reasons[p]
             ]
@@ -302,20 +305,25 @@ class _Part:
         if by_map:
             parts = explanation.components if any("components" in m.metric.needs for m in by_map) else None
             components = parts.maps(size).float().cpu().numpy() if parts else None
-            views = self._views(batch, maps.cpu().numpy(), classes, components, work)
+            views = self._views(batch, maps.cpu().numpy(), classes, components, works)
             self.pending.append(self.beside.submit(self._look, cell, by_map, rows, reasons, views))
         for planned in cell.metrics:
             if isinstance(planned.metric, ModelMetric):
                 self._model_metric(cell, planned, batch, rows, reasons, maps, valid, explanation)
 
     def _views(
-        self, batch: Batch, maps: np.ndarray, classes: list[tuple[int, ...]], components: np.ndarray | None, work: Work
+        self,
+        batch: Batch,
+        maps: np.ndarray,
+        classes: list[tuple[int, ...]],
+        components: np.ndarray | None,
+        works: list[Work],
     ) -> list[PairMap]:
         views = []
         for pair, (image, target) in enumerate(zip(batch.image_of.tolist(), batch.targets, strict=True)):
             geometry = batch.geometries[image]
             own = None if components is None else components[pair]
-            views.append(view_of(geometry, maps[pair], target, classes[pair], own, work))
+            views.append(view_of(geometry, maps[pair], target, classes[pair], own, works[pair]))
         return views
 
     def _look(

@@ -7,7 +7,9 @@
     native       float32 (n, h, w)    the map before upsampling: 196 bytes at 7 x 7
     mode         text                 how it is upsampled: bilinear, bicubic, or none
     size         int64 (2,)           of the model's input, (H, W)
-    channels     int64                of the layer, for the passes that a map took
+    forward      int32 (n,)           passes that each map took; older parts have none, and the method's cost,
+                                      an upper bound, stands for it
+    channels     int64                of the layer, for the passes that all maps took alike
     without_map  int32 (m, 2)         position and class id of the pairs whose map failed, their image sound
 
 The map at input resolution is ``upsample(native, size, mode)``, its negative values set to 0.
@@ -46,6 +48,7 @@ class KeptMaps:
     size: tuple[int, int]
     channels: int
     without_map: frozenset[tuple[int, int]]
+    forward: np.ndarray | None = None
 
     def at_input(self, chosen: Sequence[int], device: torch.device | str = "cpu") -> np.ndarray:
         """Some of the maps at the model's input resolution, as a run computes them: float32 (n, H, W)."""
@@ -54,7 +57,7 @@ class KeptMaps:
 
 
 def pack(
-    kept: Sequence[tuple[int, int, str, np.ndarray]],
+    kept: Sequence[tuple[int, int, str, np.ndarray, int]],
     without: Sequence[tuple[int, int]],
     size: tuple[int, int],
     channels: int,
@@ -62,21 +65,22 @@ def pack(
     """The arrays of a part.
 
     Args:
-        kept: image position, class id, mode and native map, float32 (h, w), of each pair with a map.
-            Where pairs differ in mode or size all are kept at the model's input resolution.
+        kept: image position, class id, mode, native map, float32 (h, w), and forward passes of each pair
+            with a map. Where pairs differ in mode or size all are kept at the model's input resolution.
         without: image position and class id of each pair whose map failed.
     """
-    forms = {(mode, native.shape) for _, _, mode, native in kept}
+    forms = {(mode, native.shape) for _, _, mode, native, _ in kept}
     mode = next(iter(forms))[0] if len(forms) == 1 else "none"
-    maps = [native for _, _, _, native in kept]
+    maps = [native for _, _, _, native, _ in kept]
     if len(forms) > 1:
-        maps = [Explanation(torch.from_numpy(native)[None], m).maps(size)[0].numpy() for _, _, m, native in kept]
+        maps = [Explanation(torch.from_numpy(native)[None], m).maps(size)[0].numpy() for _, _, m, native, _ in kept]
     return {
-        "image_index": np.array([position for position, _, _, _ in kept], dtype=np.int32),
-        "class_id": np.array([class_id for _, class_id, _, _ in kept], dtype=np.int32),
+        "image_index": np.array([position for position, *_ in kept], dtype=np.int32),
+        "class_id": np.array([class_id for _, class_id, *_ in kept], dtype=np.int32),
         "native": np.stack(maps) if maps else np.zeros((0, 1, 1), np.float32),
         "mode": np.array(mode),
         "size": np.array(size, dtype=np.int64),
+        "forward": np.array([forward for *_, forward in kept], dtype=np.int32),
         "channels": np.array(channels, dtype=np.int64),
         "without_map": np.array(without, dtype=np.int32).reshape(-1, 2),
     }
@@ -100,6 +104,7 @@ def read_maps(cell: Cell, part: int) -> KeptMaps:
                 (height, width),
                 int(data["channels"]),
                 frozenset((int(position), int(class_id)) for position, class_id in data["without_map"]),
+                data["forward"] if "forward" in data.files else None,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(

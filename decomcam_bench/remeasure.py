@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -63,10 +64,11 @@ def measure_kept(
                 f"{cell.cell.folder}: no kept map of pair {error}; delete its folder maps and run with save_maps=true"
             ) from error
         maps = iter(kept.at_input(chosen, group.model.device))
+        works = iter([work if kept.forward is None else replace(work, forward=int(kept.forward[i])) for i in chosen])
         for row in chunk:
             reason, view = row["reason"], None
             if row["status"] == "ok":
-                view = _kept_view(group, row, next(maps), work)
+                view = _kept_view(group, row, next(maps), next(works))
             elif (row["position"], row["class_id"]) in kept.without_map:
                 view = _kept_view(group, row, np.zeros(kept.size, np.float32), work)
             for planned in metrics:

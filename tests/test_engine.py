@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -44,6 +45,54 @@ def test_a_rank_sweep_scores_no_more_than_its_largest_rank(bench, tmp_path):
     assert sweep.passes == alone.passes
     assert sweep.passes["method_scored"] == 4 * pairs
     assert render(table[table["rank"] == 4], "csv") == render(single, "csv")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method=decomcam", "rank=60"),
+        ("method=decomcam", "rank=300", "layer=layer1"),
+        ("method=decomcam_notebook", "rank=70"),
+        ("method=dff", "rank=60"),
+        ("method=topchannels", "rank=500", "layer=layer1"),
+        ("method=groupcam",),
+        ("method=scorecam_pp",),
+        ("method=scorecam_decomcam2023",),
+    ],
+    ids=" ".join,
+)
+def test_forward_passes_are_those_of_the_images_scored(bench, tmp_path, words):
+    """Not those of the cost, which is an upper bound: the matrix has a lower rank, channels are dead."""
+    overrides = ("limit=2", "metric=efficiency", "model=toyclip", *words)
+    result, table = bench(tmp_path, *overrides)
+    pairs = int(table["n_evaluated"].iloc[0])
+    assert pairs == table["n_expected"].iloc[0] > 0
+    (cell,) = make_plan(load_config([*overrides, f"results={tmp_path}"])).cells
+    cost = cell.method.cost(cell.rank, {"layer1": 64, "layer4": 512}[cell.layer])
+    assert result.passes["method_scored"] < pairs * cost.scored
+    assert table["efficiency_forward"].iloc[0] == (pairs + result.passes["method_scored"]) / pairs
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks"),
+    [
+        (("method=decomcam",), (4, 20, 60)),
+        (("method=decomcam_notebook", "method.sign=both"), (4, 20, 30)),
+        (("method=topchannels", "layer=layer1"), (4, 40, 50)),
+    ],
+    ids=["decomcam", "both", "topchannels"],
+)
+def test_ranks_that_share_their_scoring_report_what_each_takes_alone(bench, tmp_path, words, ranks):
+    overrides = ("limit=2", "metric=efficiency", *words)
+    swept, table = bench(tmp_path / "sweep", *overrides, f"rank={','.join(map(str, ranks))}")
+    for key, rank in zip(table["key"], table["rank"], strict=True):
+        alone, single = bench(tmp_path / str(rank), *overrides, f"rank={rank}")
+        assert single["key"].tolist() == [key]
+        ours, theirs = (load_records(tmp_path / place, key, "efficiency") for place in ("sweep", str(rank)))
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+        assert (ours["forward"] - 1).sum() == alone.passes["method_scored"]
+    assert sorted(table["rank"]) == list(ranks)
+    assert swept.passes == alone.passes
 
 
 def test_two_layers_share_the_backbone_pass(bench, tmp_path):

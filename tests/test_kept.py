@@ -93,6 +93,31 @@ def test_what_kept_maps_do_not_hold_is_computed_again(bench, tmp_path) -> None:
         pd.testing.assert_frame_equal(ours[place], frame, check_exact=True)
 
 
+def test_passes_are_kept_beside_the_maps(bench, tmp_path) -> None:
+    """Fewer than the cost, which is an upper bound: it stands for maps kept before passes were."""
+    run = (*RUN, "limit=2", "method=groupcam,decomcam", "rank=5,60")
+    bench(tmp_path / "kept", *run, "metric=pointing", "save_maps=true")
+    added, table = bench(tmp_path / "kept", *run, "metric=efficiency")
+    assert set(added.passes.values()) == {0}
+    bench(tmp_path / "fresh", *run, "metric=efficiency")
+    ours = frames(tmp_path / "kept")
+    for place, frame in frames(tmp_path / "fresh").items():
+        pd.testing.assert_frame_equal(ours[place], frame, check_exact=True)
+    numbers = table.set_index("method")["efficiency_forward"]
+    assert numbers["groupcam"] < 34
+    assert numbers["decomcam"].min() == 6
+    assert numbers["decomcam"].max() < 61
+
+    bench(tmp_path / "older", *run, "metric=pointing", "save_maps=true")
+    for cell in Store(tmp_path / "older").cells():
+        with np.load(cell.part("maps", 0)) as data:
+            older = {name: data[name] for name in data.files if name != "forward"}
+        np.savez(cell.part("maps", 0), **older)
+    added, table = bench(tmp_path / "older", *run, "metric=efficiency")
+    assert set(added.passes.values()) == {0}
+    assert sorted(table["efficiency_forward"]) == [6, 34, 61]
+
+
 def test_failed_pairs_keep_their_reasons(bench, tmp_path) -> None:
     """Maps for some pairs alone: the others fail in every metric, fresh or added."""
     np.save(_first_file(tmp_path), np.ones((160, 160)))
@@ -179,20 +204,21 @@ def test_a_damaged_part_is_one_line(stores, bench, tmp_path) -> None:
 
 
 def test_size_of_a_thousand_pairs() -> None:
-    """196 bytes a pair at 7 x 7, 8 for its place, and less than 2 KiB a part."""
-    kept = [(n // 2, n % 2, "bicubic", np.zeros((7, 7), np.float32)) for n in range(1000)]
+    """196 bytes a pair at 7 x 7, 8 for its place, 4 for its passes, and less than 2 KiB a part."""
+    kept = [(n // 2, n % 2, "bicubic", np.zeros((7, 7), np.float32), 11) for n in range(1000)]
     arrays = pack(kept, [], (224, 224), 2048)
     assert arrays["native"].nbytes == 196_000
-    assert sum(array.nbytes for array in arrays.values()) < 204_100
+    assert sum(array.nbytes for array in arrays.values()) < 208_100
 
 
 def test_maps_of_several_forms_are_kept_at_input_resolution() -> None:
     small, large = torch.rand(3, 4), torch.rand(12, 8)
-    arrays = pack([(0, 1, "bilinear", small.numpy()), (1, 1, "none", large.numpy())], [(2, 0)], (12, 8), 5)
+    arrays = pack([(0, 1, "bilinear", small.numpy(), 3), (1, 1, "none", large.numpy(), 4)], [(2, 0)], (12, 8), 5)
     assert str(arrays["mode"]) == "none"
     expected = [Explanation(small[None], "bilinear").maps((12, 8))[0], large]
     np.testing.assert_array_equal(arrays["native"], torch.stack(expected).numpy())
     assert arrays["without_map"].tolist() == [[2, 0]]
+    assert arrays["forward"].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("method", ["gradcam", "decomcam", "center"])

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -175,16 +176,26 @@ class Explanation:
         mode: ``bilinear``, ``bicubic`` or ``none`` (already at input resolution).
         components: for decompositions.
         failures: pair -> reason, for pairs whose map the method itself found impossible.
+        scored: int64 (P,), images scored for each pair, at this rank as if no other were asked for;
+            None where that is what the method's cost says. Of methods without a rank
+            :func:`explained` counts them.
     """
 
     native: Tensor
     mode: str = "bilinear"
     components: Components | None = None
     failures: dict[int, str] = field(default_factory=dict)
+    scored: Tensor | None = None
 
     def maps(self, size: tuple[int, int]) -> Tensor:
         """Saliency maps at (H, W): float32 (P, H, W), after ReLU, not min-maxed."""
         return upsample(self.native, size, self.mode).relu()
+
+    def costs(self, cost: Cost) -> list[Cost]:
+        """What each pair took, of a method that declares ``cost``."""
+        if self.scored is None:
+            return [cost] * len(self.native)
+        return [replace(cost, scored=scored) for scored in self.scored.tolist()]
 
 
 def upsample(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
@@ -210,7 +221,7 @@ class Cost:
     Attributes:
         backward: gradients a pair (each is one head pass with its backward pass).
         head: further head passes a pair.
-        scored: images scored a pair.
+        scored: images scored a pair; at most, where :attr:`Explanation.scored` says how many.
         backbone: further passes of each image, which its pairs share.
     """
 
@@ -283,14 +294,17 @@ class Method(abc.ABC):
 def explained(
     method: Method, evidence: Evidence, ranks: Sequence[int | None]
 ) -> dict[int | None, Explanation]:
-    """What a method answers, checked.
+    """What a method answers, checked, with the images scored for each pair counted.
 
     Raises:
         MethodError: when the method raises, or an answer is not what :class:`Explanation` says.
     """
     name = type(method).__name__
     try:
-        answers = method.explain(evidence, ranks)
+        with _scored_pairs(evidence) as pairs:
+            answers = method.explain(evidence, ranks)
+        whose = torch.cat(pairs).cpu() if pairs else torch.zeros(0, dtype=torch.int64)
+        scored = whose.bincount(minlength=len(evidence))
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -303,7 +317,27 @@ def explained(
         reason = _malformed(answer, len(evidence), evidence.input_size)
         if reason:
             raise MethodError(f"method {name}: {reason}; finished parts are kept")
+    if not method.ranked:  # Ranks share what they score; which of it each needs, the method alone knows.
+        for rank in ranks:
+            answers[rank].scored = scored
     return answers
+
+
+@contextmanager
+def _scored_pairs(evidence: Evidence) -> Iterator[list[Tensor]]:
+    """The pairs (m,) of the images that each call of ``evidence.score`` within a block scores."""
+    pairs: list[Tensor] = []
+    score = evidence.score
+
+    def noted(images: Tensor, pair: Tensor) -> Tensor:
+        pairs.append(pair)
+        return score(images, pair)
+
+    evidence.score = noted
+    try:
+        yield pairs
+    finally:
+        evidence.score = score
 
 
 def _malformed(answer: Any, pairs: int, size: tuple[int, int]) -> str:
@@ -320,6 +354,11 @@ def _malformed(answer: Any, pairs: int, size: tuple[int, int]) -> str:
         return f"unknown mode '{answer.mode}'; valid: {', '.join(MODES)}"
     if answer.mode == "none" and shape[1:] != tuple(size):
         return f"mode='none' is for maps of the input's {size[0]} x {size[1]}, these have {shape[1]} x {shape[2]}"
+    scored = answer.scored
+    if scored is not None and not (
+        isinstance(scored, Tensor) and scored.dtype == torch.int64 and tuple(scored.shape) == (pairs,)
+    ):
+        return f"its numbers of scored images are no int64 tensor of shape ({pairs},), one for each of {pairs} pairs"
     return ""
 
 

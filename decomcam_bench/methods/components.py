@@ -76,7 +76,7 @@ class ScoredComponents(Method):
         present = present & failures.usable[:, None]
         sigma = blur_width(self.blur_sigma, self.scale_blur, evidence.input_size[0])
         masker = Masker(evidence, sigma, self.truncate, self.composition)
-        scores = component_scores(evidence, masker, native, present)
+        scores, scored = component_scores(evidence, masker, native, present), present
         failures.add(~scores.isfinite().all(1), NON_FINITE_SCORE)
         scores, present = failures.clean(scores), present & failures.usable[:, None]
         answers: dict[int | None, Explanation] = {}
@@ -85,7 +85,7 @@ class ScoredComponents(Method):
             weights = component_weights(scores[:, kept], present[:, kept], self.weighting, self.threshold)
             components = Components(native[:, kept], weights, scores[:, kept])
             total = (weights[..., None, None] * components.native).sum(1)
-            answers[rank] = finish(total, components.mode, failures, components)
+            answers[rank] = finish(total, components.mode, failures, components, scored[:, kept].sum(1))
         return answers
 
     @abc.abstractmethod

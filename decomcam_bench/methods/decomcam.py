@@ -132,16 +132,19 @@ class DecomCAM(Method):
             self.space,
             self.quantise,
         )
-        scores = component_scores(evidence, masker, ossms.native, present)
+        scores, scored = component_scores(evidence, masker, ossms.native, present), present.cumsum(1)
         failures.add(~scores.isfinite().all(1), NON_FINITE_SCORE)
         baseline = torch.zeros_like(scores[:, :1])
         if self.baseline:
             pair = failures.usable.nonzero().flatten()
             baseline[pair, 0] = score_in_batches(evidence, lambda i: masker.all_blurred(pair[i]), pair)
+            scored = scored + failures.usable[:, None]
             failures.add(~baseline.isfinite().all(1), NON_FINITE_SCORE)
         ossms.scores, baseline = failures.clean(scores), failures.clean(baseline)
         present = present & failures.usable[:, None]
-        return {rank: self._integrate(ossms, baseline, present, self.resolved(rank), failures) for rank in ranks}
+        return {
+            rank: self._integrate(ossms, baseline, present, scored, self.resolved(rank), failures) for rank in ranks
+        }
 
     def class_maps(self, evidence: Evidence, failures: Failures) -> Tensor:
         """X, float64 (P, h w, C'): the class maps kept, by descending channel weight; 0 for failed pairs."""
@@ -167,8 +170,9 @@ class DecomCAM(Method):
         )
 
     def _integrate(
-        self, ossms: Components, baseline: Tensor, present: Tensor, rank: int, failures: Failures
+        self, ossms: Components, baseline: Tensor, present: Tensor, scored: Tensor, rank: int, failures: Failures
     ) -> Explanation:
+        """The explanation of a rank; ``scored`` (P, q): images scored up to each OSSM."""
         kept = slice(0, rank * self._halves)
         assert ossms.scores is not None
         assert ossms.singular_values is not None
@@ -182,7 +186,7 @@ class DecomCAM(Method):
             explained=ossms.explained[:, kept],
         )
         native = (weights[..., None, None] * components.native).sum(1)
-        return finish(native, components.mode, failures, components)
+        return finish(native, components.mode, failures, components, scored[:, kept.stop - 1])
 
 
 def component_scores(evidence: Evidence, masker: Masker, native: Tensor, present: Tensor) -> Tensor:

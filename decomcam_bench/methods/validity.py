@@ -61,12 +61,19 @@ def inspect(evidence: Evidence, gradients: bool = False) -> Failures:
     return failures
 
 
-def finish(native: Tensor, mode: str, failures: Failures, components: Components | None = None) -> Explanation:
+def finish(
+    native: Tensor,
+    mode: str,
+    failures: Failures,
+    components: Components | None = None,
+    scored: Tensor | None = None,
+) -> Explanation:
     """An explanation whose maps are finite, with a reason for each that is not a map.
 
     Args:
         native: (P, h', w'), see :class:`~decomcam_bench.methods.base.Explanation`.
         failures: found so far; kept as they are, since explanations of several ranks share them.
+        scored: see the same class.
     """
     found = Failures(len(native), native.device)
     found.reasons, found.usable = dict(failures.reasons), failures.usable
@@ -75,4 +82,4 @@ def finish(native: Tensor, mode: str, failures: Failures, components: Components
     # Bicubic upsampling overshoots, so a map without positive entries may have some afterwards.
     nothing = flat.eq(0).all(1) if mode == "bicubic" else (flat <= 0).all(1)
     found.add(nothing, ZERO_MAP)
-    return Explanation(found.clean(native.float()), mode, components, found.reasons)
+    return Explanation(found.clean(native.float()), mode, components, found.reasons, scored)

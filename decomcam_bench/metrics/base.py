@@ -87,7 +87,7 @@ class Work:
 
     Attributes:
         forward: full passes through the model: the backbone pass of the image, as if the pair were
-            alone, and one for each image scored.
+            alone, and one for each image scored, as if no larger rank were asked for.
         head: passes through what follows the layer alone, those with a gradient included.
         backward: gradients.
         seconds: of the method, its share of the batch; None where not measured.

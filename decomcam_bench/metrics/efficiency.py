@@ -1,8 +1,12 @@
 """Efficiency: what a map costs.
 
-Forward passes a pair are exact and the same on every machine: the backbone pass of the image, as if
-the pair were alone, and one for each image that the method scores. Pairs a second and peak memory
+Forward passes a pair are counted: the backbone pass of the image, as if the pair were alone, and one
+for each image that the method scored for the pair, as if its cell had been computed alone. They may
+differ from pair to pair, where a matrix has a lower rank than was asked for or channels are dead, and
+are the same on every machine but where rounding decides what is dead. Pairs a second and peak memory
 belong to a machine and are reported on request alone (``machine: true``).
+
+Maps kept by a version that did not keep their passes count with the method's upper bound.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ class Efficiency(MapMetric):
 
     machine: bool = False
 
+    version: ClassVar[int] = 2
     tested: ClassVar[bool] = False
 
     @property

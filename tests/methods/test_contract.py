@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from decomcam_bench import registry
-from decomcam_bench.methods.base import Evidence, Explanation, Method
+from decomcam_bench.errors import MethodError
+from decomcam_bench.methods.base import Evidence, Explanation, Method, explained
 
 from .conftest import Scorer, plain_evidence, select
 
@@ -121,6 +122,50 @@ def test_declared_cost_is_the_true_one(name: str, channels: int) -> None:
         assert scorer.scored <= 3 * cost.scored
     else:
         assert scorer.scored == 3 * cost.scored
+
+
+@pytest.mark.parametrize("name", OF_THIS_PACKAGE)
+@pytest.mark.parametrize("bad", [False, True])
+def test_each_pair_says_how_many_of_its_images_were_scored(name: str, bad: bool) -> None:
+    """Whatever larger ranks were asked for with it; a pair that fails was scored as often as it was."""
+    method = build(name)
+    ranks = [1, RANK, 30] if method.ranked else [None]
+    together = explained(method, _sparse(bad)[0], ranks)
+    for rank in ranks:
+        evidence, asked = _sparse(bad)
+        alone = explained(method, evidence, [rank])[rank]
+        expected = torch.bincount(torch.cat([torch.zeros(0, dtype=torch.int64), *asked]), minlength=3).tolist()
+        cost = method.cost(rank, 12)
+        assert [exact.scored for exact in alone.costs(cost)] == expected
+        assert [exact.scored for exact in together[rank].costs(cost)] == expected
+        assert max(expected) <= cost.scored
+
+
+@pytest.mark.parametrize("scored", [torch.zeros(2, dtype=torch.int64), torch.zeros(3), [1, 1, 1]])
+def test_numbers_of_scored_images_are_one_a_pair(scored: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, evidence = build("decomcam"), plain_evidence()[0]
+    answer = dataclasses.replace(run(method, evidence), scored=scored)
+    monkeypatch.setattr(type(method), "explain", lambda *_: {RANK: answer})
+    with pytest.raises(MethodError, match=r"no int64 tensor of shape \(3,\)"):
+        explained(method, evidence, [RANK])
+
+
+def _sparse(bad: bool) -> tuple[Evidence, list[torch.Tensor]]:
+    """Evidence with dead channels, of a broken image if ``bad``, and the pairs that it is asked to score."""
+    evidence, _ = plain_evidence()
+    evidence.image_activations[:, 2:4] = 0
+    evidence.image_activations[0, 7] = 0
+    if bad:
+        evidence.image_activations[1, 5] = torch.nan
+    asked: list[torch.Tensor] = []
+    score = evidence.score
+
+    def counted(images: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+        asked.append(pair)
+        return score(images, pair)
+
+    evidence.score = counted
+    return evidence, asked
 
 
 @pytest.mark.parametrize("name", OF_THIS_PACKAGE)
