@@ -23,7 +23,7 @@ from decomcam_bench.models.towers import LayerState
 
 def pair_seed(seed: int, image_id: str, class_id: int) -> int:
     """A seed for one pair, the same on every machine and in every order of evaluation."""
-    digest = hashlib.sha256(f"{seed}\0{image_id}\0{class_id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\0{image_id}\0{class_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -130,11 +130,11 @@ class EvidenceMaker:
             features = model.embed(images, "method_scored")
             return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
 
-        def head(activations: Tensor, pair: Tensor) -> Tensor:
+        def head(activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
             self._check_unseen(layer, kind, state, batch)
             context = tuple(tensor[batch.image_of[pair]] for tensor in state.context)
             with torch.no_grad():
-                features = model.head(layer, activations, context)
+                features = model.head(layer, activations, context, beside)
             return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
 
         def gradients() -> Tensor:
@@ -189,14 +189,14 @@ class EvidenceMaker:
     def _check(self, layer: str, kind: str, gradients: Tensor, batch: Batch) -> None:
         """Refuses a layer whose gradients are all zero or not finite where those of other layers are not.
 
-        Where no layer has any, the pairs are to blame: they fail one by one, and the next batch is
-        looked at in its turn.
+        Where no layer has any, or none but for rounding, the pairs are to blame: they fail one by one,
+        and the next batch is looked at in its turn.
         """
         if (layer, kind) in self._checked or not len(batch):
             return
         if not usable(gradients):
             good = self._working_layers(batch, kind)
-            if not good:
+            if not good or layer in good:
                 return
             what = "zero" if bool(torch.isfinite(gradients).all()) else "not finite"
             raise ModelError(

@@ -191,9 +191,26 @@ def test_a_layer_that_only_the_class_token_leaves_is_refused_by_ablation_too(ben
         bench(tmp_path, *FAST, "model=toyclip_vit", "method=ablationcam", "layer=block-1.out")
 
 
-def test_terms_that_cancel_are_no_map(bench, tmp_path):
+def test_a_layer_that_works_is_not_blamed_for_rounding(bench, tmp_path, monkeypatch):
+    """Where all gradients are zero but for rounding, one pair alone may round otherwise than a batch."""
+    from decomcam_bench.models.clip import ClipModel
+
+    whole = ClipModel.gradients
+
+    def vanished(self, layer, state, image_of, class_ids, *rest):
+        found = whole(self, layer, state, image_of, class_ids, *rest)
+        return torch.zeros_like(found) if len(image_of) > 1 else found * 1e-9
+
+    monkeypatch.setattr(ClipModel, "gradients", vanished)
+    result, _ = bench(tmp_path, *FAST, "method=gradcam")
+    assert set(result.new_failures) == {"zero_gradients"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_terms_that_cancel_are_no_map(bench, tmp_path, precision):
     """Behind a block tokens are read through a layer norm alone, which makes HiRes-CAM's sum 0."""
-    result, table = bench(tmp_path, *FAST, "model=toyclip_vit", "method=hirescam", "layer=block-2.out")
+    run = ("model=toyclip_vit", "method=hirescam", "layer=block-2.out", f"precision={precision}")
+    result, table = bench(tmp_path, *FAST, *run)
     assert table["n_failed"].iloc[0] == table["n_expected"].iloc[0] > 0
     assert set(result.new_failures) == {"rounding_only"}
 

@@ -50,8 +50,13 @@ class ScoreFunction(Protocol):
 class HeadFunction(Protocol):
     """What follows the layer."""
 
-    def __call__(self, activations: Tensor, pair: Tensor) -> Tensor:
-        """Scores (M,) of ``activations`` (M, C, h, w) put in place of those of ``pair`` (M,)."""
+    def __call__(self, activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Scores (M,) of ``activations`` (M, C, h, w) put in place of those of ``pair`` (M,).
+
+        Args:
+            beside: channels (M,) and values (M,): what else the layer has of that channel (a ViT's
+                class token) is replaced by the value. Only methods that change single channels give it.
+        """
 
 
 def _absent(what: str) -> Callable[..., Any]:

@@ -21,11 +21,22 @@ from decomcam_bench.methods.base import (
 from decomcam_bench.methods.decomposition import SIGNS, Decomposition, decompose
 from decomcam_bench.methods.gradient import leading_class_maps
 from decomcam_bench.methods.masking import Masker, blur_width, check_masking
-from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
+from decomcam_bench.methods.validity import (
+    NO_COMPONENTS,
+    NON_FINITE_MAP,
+    NON_FINITE_SCORE,
+    Failures,
+    finish,
+    inspect,
+)
 from decomcam_bench.options import check_at_least, check_choice
 
 WEIGHTINGS = ("minmax", "softmax", "threshold")
 CHANNEL_WEIGHTS = ("gradcam", "gradcam++")
+#: Share of its singular value up to which the largest entry of a component map is rounding.
+_ROUNDING = 1e-6
+#: Share of the largest score up to which scores are the same.
+_SAME_SCORE = 1e-5
 
 
 @dataclass
@@ -64,15 +75,17 @@ class DecomCAM(Method):
         channel_weights: ``gradcam`` (mean gradient) or ``gradcam++``.
         centring: take off each channel's mean over positions before the decomposition.
         sign: ``spatial``, ``channel``, or ``both``: the positive and the negative half of each
-            component are OSSMs of their own (in this order), twice as many as the rank.
+            component are OSSMs of their own (in this order), twice as many as the rank. An OSSM without
+            a positive entry (without centring a component may have one sign) is left out, as one that
+            does not exist.
         blur_sigma: standard deviation of the blur, in pixels.
         scale_blur: ``blur_sigma`` is meant at an input of 224 pixels and scales with its height.
         truncate: radius of the blur kernel in sigmas.
         space: mask ``pixel`` values or the ``normalised`` input.
         composition: ``max`` of masked and blurred image, or their ``convex`` sum.
         quantise: cut masked pixels to 8 bits.
-        weighting: ``minmax`` over the components of a pair (1 for all when their scores are equal,
-            as for a single one), ``softmax`` (d softmax(d)), or ``threshold`` (0 below it, else
+        weighting: ``minmax`` over the components of a pair (1 for all when their scores are equal up
+            to rounding, as for a single one), ``softmax`` (d softmax(d)), or ``threshold`` (0 below it, else
             divided by the largest).
         threshold: of that weighting, in units of the score.
         baseline: score the blurred image, and take its score off the others.
@@ -119,7 +132,9 @@ class DecomCAM(Method):
         """
         largest = max(self.resolved(rank) for rank in ranks)
         failures = inspect(evidence, gradients=True)
-        parts = decompose(self.class_maps(evidence, failures), largest, self.centring, self.sign)
+        X = self.class_maps(evidence, failures)
+        failures.add(~X.isfinite().flatten(1).all(1), NON_FINITE_MAP)
+        parts = decompose(failures.clean(X), largest, self.centring, self.sign)
         failures.add(~parts.exists.any(1), NO_COMPONENTS)
         ossms = self._ossms(parts, evidence)
         present = ossms.native.flatten(2).any(2) & failures.usable[:, None]
@@ -157,13 +172,16 @@ class DecomCAM(Method):
 
     def _ossms(self, parts: Decomposition, evidence: Evidence) -> Components:
         """The OSSMs on the layer's grid, with weights still to come."""
-        maps = parts.maps.unflatten(2, evidence.image_activations.shape[-2:])
+        maps = parts.maps
         singular_values, explained = parts.singular_values, parts.explained
         if self.sign == "both":
             maps = torch.stack((maps, -maps), 2).flatten(1, 2)
             singular_values, explained = (x.repeat_interleave(2, 1) for x in (singular_values, explained))
+        # Of a component of one sign the other half is zero, but for rounding.
+        seen = maps.amax(2) > _ROUNDING * singular_values
+        maps = (maps.relu() * seen[..., None]).unflatten(2, evidence.image_activations.shape[-2:])
         return Components(
-            native=maps.relu(),
+            native=maps,
             weights=torch.zeros_like(singular_values),
             singular_values=singular_values,
             explained=explained,
@@ -216,19 +234,20 @@ def component_weights(differences: Tensor, present: Tensor, weighting: str, thre
     Args:
         differences: d (P, q), scores, or scores less that of the blurred image.
         present: bool (P, q), components that exist; the others weigh 0 and are not looked at.
-        weighting: ``minmax``: (d - min) / (max - min), 1 for all if max = min; ``softmax``:
-            d softmax(d); ``threshold``: 0 where d < threshold, else d / max(d).
+        weighting: ``minmax``: (d - min) / (max - min), 1 for all if max = min up to rounding (1e-5 of
+            the largest |d|); ``softmax``: d softmax(d); ``threshold``: 0 where d < threshold, else d / max(d).
 
     Returns:
-        (P, q). All are 0 where no component reaches the threshold.
+        (P, q). All are 0 where no component reaches the threshold, or none is above 0.
     """
     if weighting == "minmax":
         low = differences.masked_fill(~present, torch.inf).amin(1, keepdim=True)
         high = differences.masked_fill(~present, -torch.inf).amax(1, keepdim=True)
-        weights = torch.where(high > low, (differences - low) / (high - low), 1.0)
+        differ = high - low > _SAME_SCORE * torch.maximum(high.abs(), low.abs())
+        weights = torch.where(differ, (differences - low) / (high - low), 1.0)
     elif weighting == "softmax":
         weights = differences * differences.masked_fill(~present, -torch.inf).softmax(1)
     else:
         high = differences.masked_fill(~present, -torch.inf).amax(1, keepdim=True)
-        weights = torch.where(differences < threshold, 0.0, differences / high)
+        weights = torch.where((differences < threshold) | (high <= 0), 0.0, differences / high)
     return torch.where(present, weights, 0.0)

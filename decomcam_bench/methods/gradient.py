@@ -117,7 +117,8 @@ class HiResCAM(GradientMethod):
 
     Where tokens reach the score through a layer norm alone (a ViT's residual stream before its last
     block), their scale does not matter to the score: the sum is 0 there but for rounding and the
-    norm's epsilon. A map whose largest value is below :data:`CANCELLED` of its terms is none.
+    norm's epsilon. A map whose largest value is below :data:`CANCELLED` of its terms (of half-precision
+    evidence, half an epsilon of it) is none.
     """
 
     version: ClassVar[int] = 2
@@ -126,7 +127,8 @@ class HiResCAM(GradientMethod):
         explanation = super().map(evidence)
         terms = evidence.gradients * evidence.activations
         largest = terms.sum(1).abs().flatten(1).amax(1)
-        nothing = largest < CANCELLED * terms.abs().sum(1).flatten(1).amax(1)
+        cancelled = max(CANCELLED, torch.finfo(evidence.image_activations.dtype).eps / 2)
+        nothing = largest < cancelled * terms.abs().sum(1).flatten(1).amax(1)
         for pair in nothing.nonzero().flatten().tolist():
             explanation.failures.setdefault(pair, ROUNDING_ONLY)
         return explanation

@@ -230,8 +230,8 @@ class AblationCAM(MapMethod):
 
     Attributes:
         fill: what takes the channel's place: ``zero``, as the paper, or ``pgc``, as pytorch-grad-cam
-            with a batch size of 1: 0 where the least activation is 0, else 1e7 below the least,
-            which makes little sense for the tokens of a ViT.
+            with a batch size of 1: 0 where the least activation is 0, else 1e7 below the least, also in
+            the class token of a ViT, which makes little sense there.
     """
 
     fill: str = "zero"
@@ -273,7 +273,11 @@ class AblationCAM(MapMethod):
                 rows = torch.arange(len(chosen), device=evidence.device)
                 values[rows, channel[start : start + step]] = fill[image, None, None].to(values.dtype)
             with torch.no_grad():
-                parts.append(evidence.head(values, chosen).float())
+                if channel is not None and self.fill == "pgc":
+                    scores = evidence.head(values, chosen, (channel[start : start + step], fill[image]))
+                else:
+                    scores = evidence.head(values, chosen)
+                parts.append(scores.float())
         return torch.cat(parts)
 
     def cost(self, rank: int | None, channels: int) -> Cost:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
 from decomcam_bench.methods.decomposition import decompose
-from decomcam_bench.methods.validity import NO_COMPONENTS, finish, inspect
+from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_MAP, finish, inspect
 from decomcam_bench.options import check_choice
 
 SIGNS = ("spatial", "channel", "library")
@@ -87,7 +87,9 @@ class EigenGradCAM(EigenCAM):
     def map(self, evidence: Evidence) -> Explanation:
         failures = inspect(evidence, gradients=True)
         A, G = failures.clean(evidence.activations), failures.clean(evidence.gradients)
-        maps, exists = first_component(G * A, self.sign)
+        products = G * A
+        failures.add(~products.isfinite().flatten(1).all(1), NON_FINITE_MAP)
+        maps, exists = first_component(failures.clean(products), self.sign)
         failures.add(~exists, NO_COMPONENTS)
         return finish(maps.relu(), "bilinear", failures)
 

@@ -172,8 +172,24 @@ class ClipModel:
         setattr(self.passes, purpose, getattr(self.passes, purpose) + len(images))
         return F.normalize(features.float(), dim=1)
 
-    def head(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        """Unit-length features (M, d) float32 from a layer on; differentiable."""
+    def head(
+        self,
+        layer: str,
+        activations: Tensor,
+        context: tuple[Tensor, ...],
+        beside: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Unit-length features (M, d) float32 from a layer on; differentiable.
+
+        Args:
+            context: of the layer's state.
+            beside: channels (M,) and values (M,), put into the class token of a ViT's layer.
+        """
+        if beside is not None and context:
+            channels, values = beside
+            token = context[0].clone()
+            token[torch.arange(len(token), device=token.device), :, channels] = values[:, None].to(token.dtype)
+            context = (token, *context[1:])
         with self._autocast():
             features = self.tower.head(layer, activations, context)
         self.passes.head += len(activations)

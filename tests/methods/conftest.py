@@ -41,7 +41,7 @@ class Scorer:
         self.images.append(images.detach().clone())
         return (images.float() * self.image_weights.to(images.device)[pair]).flatten(1).sum(1) + 1
 
-    def head(self, activations: Tensor, pair: Tensor) -> Tensor:
+    def head(self, activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
         self.headed += len(activations)
         self.largest = max(self.largest, len(activations))
         weights = self.head_weights.to(activations.device)[pair]
@@ -142,9 +142,9 @@ class ClipCase:
         def score(images: Tensor, pair: Tensor) -> Tensor:
             return similarity_to_score(self.model.embed(images) @ text.T, self.class_ids[pair], kind)
 
-        def head(activations: Tensor, pair: Tensor) -> Tensor:
+        def head(activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
             context = tuple(c[self.image_of[pair]] for c in state.context)
-            features = self.model.head(canonical, activations, context)
+            features = self.model.head(canonical, activations, context, beside)
             return similarity_to_score(features @ text.T, self.class_ids[pair], kind)
 
         return Evidence(

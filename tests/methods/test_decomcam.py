@@ -10,7 +10,7 @@ import torch
 
 from decomcam_bench import registry
 from decomcam_bench.errors import ConfigError
-from decomcam_bench.methods.base import Evidence, upsample
+from decomcam_bench.methods.base import Evidence, explained, upsample
 from decomcam_bench.methods.decomcam import DecomCAM, component_weights
 
 from .conftest import plain_evidence, select
@@ -102,6 +102,42 @@ def test_weights() -> None:
     np.testing.assert_allclose(softmax[2], [5.0, 0, 0, 0])
     threshold = [[1.0, 0.0, 1 / 3, 0.0], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
     np.testing.assert_allclose(component_weights(d, present, "threshold", 0.01), threshold, rtol=1e-6)
+
+
+def test_weights_of_scores_that_are_equal_but_for_rounding() -> None:
+    present = torch.ones(1, 3, dtype=torch.bool)
+    assert component_weights(torch.tensor([[25.0, 25.00001, 24.99999]]), present, "minmax").tolist() == [[1, 1, 1]]
+    apart = component_weights(torch.tensor([[25.0, 25.01, 25.02]]), present, "minmax")
+    assert apart[0, 1] == pytest.approx(0.5, abs=1e-3)
+    assert component_weights(torch.zeros(1, 3), present, "threshold").tolist() == [[0, 0, 0]]
+
+
+def test_a_composition_that_hides_nothing_weighs_all_alike() -> None:
+    """Without blur the convex sum is the picture itself, whatever the mask."""
+    evidence, _ = plain_evidence()
+    both = DecomCAM(blur_sigma=0, composition="convex").explain(evidence, [4])[4]
+    assert both.components.weights.tolist() == [[1.0] * 4] * 3
+
+
+def test_the_other_half_of_a_component_of_one_sign_is_left_out() -> None:
+    """Without centring the first component of maps behind a ReLU has one sign; its other half is rounding."""
+    evidence, _ = plain_evidence()
+    evidence.gradients_source = evidence.gradients_source.abs()
+    evidence.image_activations = torch.where(torch.arange(20).view(5, 4) % 7 == 0, 0.0, evidence.image_activations)
+    answer = DecomCAM(sign="both", centring=False, channels=3).explain(evidence, [2])[2]
+    assert answer.components.native[:, 0].flatten(1).any(1).all()
+    assert not answer.components.native[:, 1].any()
+    assert not answer.components.scores[:, 1].any()
+
+
+@pytest.mark.parametrize("name", ["decomcam", "eigengradcam"])
+def test_gradients_that_overflow_fail_their_pair_alone(name: str) -> None:
+    evidence, _ = plain_evidence()
+    evidence.gradients_source[1] *= 1e38
+    evidence.image_activations = evidence.image_activations * 3
+    assert evidence.gradients_source.isfinite().all()
+    method = registry.build("method", registry.read("method", name))
+    assert explained(method, evidence, [None])[None].failures == {1: "non_finite_map"}
 
 
 @pytest.mark.parametrize("name", ["decomcam", "decomcam_v1", "decomcam_notebook", "decomcam_v25", "decomcam_pp"])

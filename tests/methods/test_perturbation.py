@@ -197,31 +197,11 @@ def test_ablation_cam_equals_the_grad_cam_package(clip_case, pgc_maps, model: st
     case = clip_case(model)
     options: dict[str, object] = {"batch_size": 1}
     if model.endswith("vit"):
-        options["ablation_layer"] = ChannelsLast()
-        assert isinstance(options["ablation_layer"], AblationLayerVit)
+        options["ablation_layer"] = AblationLayerVit()
     evidence = case.evidence(layer)
     answer = AblationCAM(fill="pgc").map(evidence)
     got = min_max(answer.maps(evidence.input_size), (1, 2))
     np.testing.assert_allclose(got, pgc_maps(Theirs, case, layer, **options), atol=1e-4)
-
-
-def ChannelsLast():  # noqa: N802
-    """The package's ablation layer for tokens, made to ablate a channel of the patch tokens alone.
-
-    Its own blanks the class token's channel too, which no channel of a map stands for, and takes the
-    least value over all tokens.
-    """
-    from pytorch_grad_cam.ablation_layer import AblationLayerVit
-
-    class Layer(AblationLayerVit):
-        def __call__(self, x: Tensor) -> Tensor:
-            output = self.activations
-            least = output[:, 1:].min()
-            for row in range(output.size(0)):
-                output[row, 1:, self.indices[row]] = 0 if least == 0 else least - 1e7
-            return output
-
-    return Layer()
 
 
 def test_a_score_of_zero_is_a_reason() -> None:
