@@ -2,7 +2,7 @@
 """Trains toyclip on toybox's train stream and writes its weights as safetensors.
 
     python scripts/train_toyclip.py --tower resnet
-    python scripts/train_toyclip.py --tower vit
+    python scripts/train_toyclip.py --tower vit --precision fp32 --teacher RESNET_WEIGHTS
 
 Seeded and resumable: a checkpoint lies beside the cached scenes, and the same command continues
 from it. The loss is CLIP's softmax over texts at a fixed scale of 100, with every class that the
@@ -13,8 +13,7 @@ random, and maps of the last layer show them.
 
 With ``--teacher FILE``, a trained ResNet, a tower also learns what the teacher makes of the same
 picture: the softmax over all texts of the image, and that of every place of the teacher's last layer
-(of a ViT the patches are averaged over the teacher's grid). Labels alone take a ViT of this size
-several times the steps.
+(of a ViT the patches are averaged over the teacher's grid).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, OBJECTS, SCENE_VE
 from decomcam_bench.models.toyclip import IMAGE_SIZE, MEAN, STD, TEMPLATES, ToyTokenizer, build_toyclip
 
 LOGIT_SCALE = 100.0
-STEPS = {"resnet": 2400, "vit": 4500}
+STEPS = {"resnet": 2400, "vit": 3500}
 #: Weight of the loss of uniformly pooled images.
 UNIFORM = {"resnet": 1.0, "vit": 0.5}
 #: What cosines are multiplied with before the teacher's and the learner's softmax are compared.
@@ -202,15 +201,12 @@ def draw_texts(rng: np.random.Generator) -> tuple[list[str], list[str]]:
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     cache, device = Path(arguments.cache), arguments.device
-    stage = f"_from_{Path(arguments.start).stem}" if arguments.start else ""
-    checkpoint = cache / f"checkpoint_{arguments.tower}_{arguments.steps}_{arguments.seed}{stage}.pt"
+    checkpoint = cache / f"checkpoint_{arguments.tower}_{arguments.steps}_{arguments.seed}.pt"
     images, classes, phrases = load_scenes("train", arguments.scenes, cache)
     validation = load_scenes("val", 1000, cache)
 
     model = build_toyclip(arguments.tower, arguments.seed)
     teacher = load_learner(arguments.teacher, "resnet", device) if arguments.teacher else None
-    if arguments.start:
-        model.load_state_dict({name: value.float() for name, value in load_file(arguments.start).items()})
     model = model.to(device, memory_format=torch.channels_last)
     model.logit_scale.data.fill_(math.log(LOGIT_SCALE))
     decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -292,7 +288,6 @@ def train(arguments: argparse.Namespace) -> None:
         "precision": arguments.precision,
         "uniform": weight,
         "teacher": Path(arguments.teacher).name if arguments.teacher else "none",
-        "start": Path(arguments.start).name if arguments.start else "random",
         "scenes": arguments.scenes,
         "scene_version": SCENE_VERSION,
         "minutes_of_last_session": round((time.monotonic() - began) / 60, 1),
@@ -319,7 +314,6 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=24000, help="scenes of the train stream to draw")
     parser.add_argument("--uniform", type=float, help=f"weight of the loss of uniformly pooled images: {UNIFORM}")
     parser.add_argument("--teacher", metavar="FILE", help="weights of a ResNet to learn from")
-    parser.add_argument("--start", metavar="FILE", help="weights to go on from, with a new schedule")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cache", default=".cache/toyclip", help="drawn scenes and checkpoints")
     parser.add_argument("--out", default="decomcam_bench/models/weights")

@@ -248,8 +248,8 @@ class Metric(abc.ABC):
         limit: score only the pairs of the first N images of the run, or all.
         version: raised when values change, since it is part of the metric key.
         needs: any of ``score`` (runs the model), ``components``, ``parts``, ``mask``, ``box``.
-        tested: whether a difference between two methods is a matter of chance, to be tested; a cost
-            that is the same for every image is not.
+        tested: whether a difference between two methods is a matter of chance, to be tested; that of
+            their costs is not.
         undefined: values that may be NaN for a pair, which then takes no part in their column; NaN
             in any other value fails the pair.
         census: a value that counts wherever it is known, also of pairs that are left out or failed.

@@ -1,7 +1,7 @@
 """toyclip: a small CLIP trained on toybox, whose weights ship in the package.
 
-The network is open_clip's own :class:`open_clip.model.CLIP`; only its sizes and its tokenizer are
-ours. ``scripts/train_toyclip.py`` makes the weights.
+The network is open_clip's own :class:`open_clip.model.CLIP`; only its sizes, its tokenizer and the
+ViT's stem of convolutions are ours. ``scripts/train_toyclip.py`` makes the weights.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from decomcam_bench.datasets.toybox_scenes import OBJECTS
 from decomcam_bench.errors import ModelError
@@ -34,6 +36,8 @@ VISION: dict[str, CLIPVisionCfg] = {
     "resnet": CLIPVisionCfg(layers=(1, 2, 2, 1), width=16, head_width=64, image_size=IMAGE_SIZE),
     "vit": CLIPVisionCfg(layers=6, width=128, head_width=32, patch_size=16, image_size=IMAGE_SIZE),
 }
+#: Raised when a tower changes.
+ARCHITECTURES = {"resnet": "toyclip-resnet", "vit": "toyclip-vit-2"}
 EMBED_DIM = 128
 
 TEMPLATES: tuple[str, ...] = (
@@ -90,6 +94,20 @@ class ToyTokenizer:
         return tokens
 
 
+class ConvStem(nn.Sequential):
+    """Patches of 16 x 16 pixels by four convolutions of stride 2 in place of one of stride 16.
+
+    Early convolutions let a small ViT learn from few pictures (Xiao et al. 2021, arXiv 2106.14881).
+    """
+
+    def __init__(self, width: int) -> None:
+        channels = (3, width // 8, width // 4, width // 2, width)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        super().__init__(*layers, nn.Conv2d(width, width, 1))
+
+
 def build_toyclip(tower: str, seed: int = 0) -> CLIP:
     """A toyclip with random weights drawn from ``seed``.
 
@@ -101,7 +119,10 @@ def build_toyclip(tower: str, seed: int = 0) -> CLIP:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CLIP(EMBED_DIM, VISION[tower], text).eval()
+        clip = CLIP(EMBED_DIM, VISION[tower], text)
+        if tower == "vit":
+            clip.visual.conv1 = ConvStem(VISION[tower].width)
+        return clip.eval()
 
 
 def shipped_weights(tower: str) -> Path:
@@ -149,7 +170,7 @@ class ToyClip(ModelSource):
     def identity(self) -> dict[str, Any]:
         file = self._file()
         weights = hash_file(file) if file else f"random:{self.init_seed}"
-        return {"arch": f"toyclip-{self.tower}", "weights": weights, "geometry": self.geometry, "size": IMAGE_SIZE}
+        return {"arch": ARCHITECTURES[self.tower], "weights": weights, "geometry": self.geometry, "size": IMAGE_SIZE}
 
     def load(self, device: str, precision: str) -> ClipModel:
         clip = build_toyclip(self.tower, self.init_seed)

@@ -10,7 +10,7 @@ from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, draw_scene
 from decomcam_bench.models.toyclip import CONTEXT_LENGTH, VISION, ToyTokenizer, shipped_weights
 
 SHIPPED = {"resnet": "toyclip", "vit": "toyclip_vit"}
-LEAST_RECALL = {"resnet": 0.98, "vit": 0.93}
+LEAST_RECALL = {"resnet": 0.98, "vit": 0.98}
 
 
 @pytest.fixture(scope="module")
