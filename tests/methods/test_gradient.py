@@ -43,8 +43,10 @@ def test_equals_the_grad_cam_package(clip_case, pgc_maps, ours: str, theirs: str
     case = clip_case(model)
     evidence = case.evidence(layer)
     answer = getattr(gradient, ours)().map(evidence)
-    assert not answer.failures
     expected = pgc_maps(getattr(pytorch_grad_cam, theirs), case, layer)
+    empty = np.flatnonzero(~expected.any(axis=(1, 2))).tolist()
+    assert len(empty) < len(expected)
+    assert answer.failures == dict.fromkeys(empty, "zero_map")
     got = min_max(answer.maps(evidence.input_size), (1, 2))
     # Grad-CAM++'s denominator nearly cancels for a trained ViT's signed tokens: there the package's
     # float32 lies 4e-4 from its own formula in float64, and ours 2e-5 (the test below).
