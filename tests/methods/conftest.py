@@ -109,7 +109,7 @@ def select(evidence: Evidence, pairs: list[int]) -> Evidence:
         image_activations=evidence.image_activations,
         gradients_source=evidence.gradients[chosen],
         score=lambda images, pair: evidence.score(images, chosen[pair]),
-        head=lambda activations, pair: evidence.head(activations, chosen[pair]),
+        head=lambda activations, pair, *beside: evidence.head(activations, chosen[pair], *beside),
         mean=evidence.mean,
         std=evidence.std,
         seeds=[evidence.seeds[p] for p in pairs],
@@ -206,24 +206,23 @@ def _tiny(tower: str) -> ClipModel:
 
 @pytest.fixture(scope="session")
 def clip_case() -> Callable[[str], ClipCase]:
-    """A case by name: ``tiny`` (random weights), ``double`` (the same in double precision) or ``toyclip``
-    (trained), then ``-resnet`` or ``-vit``."""
+    """A case by name: ``tiny`` (random weights) or ``toyclip`` (trained), ``double`` or ``double_toyclip`` (the same
+    in double precision), then ``-resnet`` or ``-vit``."""
     made: dict[str, ClipCase] = {}
 
     def get(name: str) -> ClipCase:
         if name not in made:
             family, tower = name.split("-")
-            if family == "tiny":
+            if not family.endswith("toyclip"):
                 made[name] = _case(name, _tiny(tower))
-            elif family == "double":
-                made[name] = _case(name, _tiny(tower))
-                made[name].model.clip.visual.double()
-                made[name].images = made[name].images.double()
             else:
                 try:
                     made[name] = _case(name, ToyClip(name=name, tower=tower).load("cpu", "fp32"))
                 except ModelError as error:
                     pytest.skip(f"the trained {name} is not in the package: {error}")
+            if family.startswith("double"):
+                made[name].model.clip.visual.double()
+                made[name].images = made[name].images.double()
         return made[name]
 
     return get

@@ -40,7 +40,10 @@ PLACES = [
 def test_equals_the_grad_cam_package(clip_case, pgc_maps, ours: str, theirs: str, model: str, layer: str) -> None:
     import pytorch_grad_cam
 
-    case = clip_case(model)
+    # Grad-CAM++'s denominator nearly cancels for a trained ViT's signed tokens: there the package's
+    # float32 lies 4e-4 from its own formula in double precision, and ours 2e-5 (the test below).
+    cancels = ours == "GradCAMPlusPlus" and model == "toyclip-vit"
+    case = clip_case(f"double_{model}" if cancels else model)
     evidence = case.evidence(layer)
     answer = getattr(gradient, ours)().map(evidence)
     expected = pgc_maps(getattr(pytorch_grad_cam, theirs), case, layer)
@@ -48,10 +51,7 @@ def test_equals_the_grad_cam_package(clip_case, pgc_maps, ours: str, theirs: str
     assert len(empty) < len(expected)
     assert answer.failures == dict.fromkeys(empty, "zero_map")
     got = min_max(answer.maps(evidence.input_size), (1, 2))
-    # Grad-CAM++'s denominator nearly cancels for a trained ViT's signed tokens: there the package's
-    # float32 lies 4e-4 from its own formula in float64, and ours 2e-5 (the test below).
-    cancels = ours == "GradCAMPlusPlus" and model == "toyclip-vit"
-    np.testing.assert_allclose(got, expected, atol=5e-4 if cancels else 1e-4)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer", ["block3", "block5"])
