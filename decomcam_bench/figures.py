@@ -208,10 +208,13 @@ def _components(parts: Parts, geometry: Geometry, painter: _Painter) -> list[_Pa
 def _short_names(answers: Sequence[Answer]) -> list[str]:
     """What tells a setting from the others: its method, and what else differs between them."""
     names = []
-    for answer in answers:
+    models = [answer.model.partition("[") for answer in answers]
+    for answer, (_, _, options) in zip(answers, models, strict=True):
         words = [answer.method]
-        if len({a.model for a in answers}) > 1:
+        if len({name for name, _, _ in models}) > 1:
             words.append(answer.model)
+        elif options and len(set(models)) > 1:  # one model with different options
+            words.append(options.removesuffix("]"))
         if answer.layer and len({a.layer for a in answers if a.layer}) > 1:
             words.append(answer.layer)
         if answer.rank is not None and len({a.rank for a in answers if a.rank is not None}) > 1:

@@ -16,7 +16,7 @@ from decomcam_bench import registry
 from decomcam_bench.cli import main
 from decomcam_bench.errors import ConfigError, DataError, ModelError
 from decomcam_bench.explain import explain, load_picture
-from decomcam_bench.figures import COLORMAPS, _columns
+from decomcam_bench.figures import COLORMAPS, _columns, _short_names
 from decomcam_bench.methods.base import Evidence
 from decomcam_bench.models.clip import similarity_to_score
 from decomcam_bench.models.toyclip import ToyClip
@@ -198,6 +198,7 @@ def test_settings_that_differ_in_the_model_alone_have_names_of_their_own(tmp_pat
     shown = explain(scene(60, 40), "a house", *UNTRAINED, *words)
     assert len({answer.model for answer in shown.answers}) == 4
     assert shown.answers[3].model == "toyclip_untrained[geometry=crop,precision=bf16]"
+    assert _short_names(shown.answers[2:]) == ["center · geometry=crop", "center · geometry=crop,precision=bf16"]
 
 
 def test_names_of_files_are_kept_or_shortened(
