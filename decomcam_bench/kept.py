@@ -7,8 +7,7 @@
     native       float32 (n, h, w)    the map before upsampling: 196 bytes at 7 x 7
     mode         text                 how it is upsampled: bilinear, bicubic, or none
     size         int64 (2,)           of the model's input, (H, W)
-    forward      int32 (n,)           passes that each map took; older parts have none, and the method's cost,
-                                      an upper bound, stands for it
+    forward      int32 (n,)           passes that each map took; older parts have none
     channels     int64                of the layer, for the passes that all maps took alike
     without_map  int32 (m, 2)         position and class id of the pairs whose map failed, their image sound
 

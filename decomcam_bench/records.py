@@ -41,7 +41,8 @@ def record(outcome: Outcome, metric: Metric) -> Row:
         if isinstance(value, float) and not np.isfinite(value) and not (np.isnan(value) and name in metric.undefined)
     ]
     if bad:
-        return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}"}
+        known = {metric.census: outcome[metric.census]} if metric.census in outcome else {}
+        return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}", **known}
     return {"status": "ok", "reason": "", **outcome}
 
 
@@ -74,7 +75,7 @@ def view_of(
     target: Target,
     classes: tuple[int, ...],
     components: np.ndarray | None,
-    work: Work,
+    work: Work | None,
 ) -> PairMap:
     """One pair as the metrics of its map see it."""
     return PairMap(

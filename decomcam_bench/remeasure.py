@@ -53,7 +53,9 @@ def measure_kept(
     assert cell.cell is not None
     place = {pair: i for i, pair in enumerate(zip(kept.image_index.tolist(), kept.class_id.tolist(), strict=True))}
     values: dict[str, list[Row]] = {planned.key: [] for planned in metrics}
-    work = work_of(cell.method.cost(cell.rank, kept.channels))
+    cost = cell.method.cost(cell.rank, kept.channels)
+    # Of maps kept before their passes were, the cost is an upper bound of those that score images.
+    work = work_of(cost) if kept.forward is not None or not cost.scored else None
     rows = [{**pair_row(0, "", 0, ""), **row} for row in records[list(pair_row(0, "", 0, ""))].to_dict("records")]
     for start in range(0, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
@@ -64,7 +66,8 @@ def measure_kept(
                 f"{cell.cell.folder}: no kept map of pair {error}; delete its folder maps and run with save_maps=true"
             ) from error
         maps = iter(kept.at_input(chosen, group.model.device))
-        works = iter([work if kept.forward is None else replace(work, forward=int(kept.forward[i])) for i in chosen])
+        works = iter([replace(work, forward=int(kept.forward[i])) if work and kept.forward is not None else work
+                      for i in chosen])  # fmt: skip
         for row in chunk:
             reason, view = row["reason"], None
             if row["status"] == "ok":
@@ -80,7 +83,7 @@ def measure_kept(
     return values
 
 
-def _kept_view(group: Group, row: Row, saliency: np.ndarray, work: Work) -> PairMap:
+def _kept_view(group: Group, row: Row, saliency: np.ndarray, work: Work | None) -> PairMap:
     sample = group.dataset.sample(group.selection.indices[row["position"]])
     target = next(target for target in sample.targets if target.class_id == row["class_id"])
     geometry = Geometry(sample.width, sample.height, group.model.input_size, group.source.geometry)

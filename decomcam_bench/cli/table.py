@@ -38,7 +38,7 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COLUMN=VALUES",
-        help="filter rows; repeatable; wildcards allowed",
+        help="filter rows; repeatable; wildcards allowed; NAME[] is NAME without options",
     )
     shape.add_argument("--rows", metavar="NAMES", help="labels to show, of dataset,model,layer,method,rank")
     shape.add_argument("--columns", metavar="NAMES", help="numbers to show, in this order; wildcards allowed")

@@ -120,7 +120,10 @@ class Target:
 
     @property
     def corners(self) -> np.ndarray:
-        """:attr:`boxes` as protocols read them from files: up to the last pixel where those are :attr:`inclusive`."""
+        """:attr:`boxes` as protocols read them from files: up to the last pixel where those are :attr:`inclusive`.
+
+        From 0 and clipped to the image, as the boxes are.
+        """
         return self.boxes - np.array([0.0, 0.0, 1.0, 1.0]) if self.inclusive else self.boxes
 
     def box_mask(self, height: int, width: int) -> np.ndarray:

@@ -74,6 +74,8 @@ class AccuracyBins(Causal):
         for outcome, is_known, right in zip(super().evaluate_batch(batch), known, correct, strict=True):
             if not is_known:
                 outcomes.append(Fail("scores_not_finite"))
+            elif isinstance(outcome, dict) and not np.isfinite(outcome["overall"]):
+                outcomes.append(Fail("not_finite: overall", {"correct": right}))
             elif isinstance(outcome, dict):
                 outcomes.append({"correct": right, **outcome})
             else:

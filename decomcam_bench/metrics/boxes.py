@@ -12,10 +12,11 @@ image is a known mistake.
 threshold; of the outer contours the one with the largest bounding rectangle; a hit if IoU >= 0.5
 with any instance; share of pairs.
 
-Both compute IoU with + 1, as if corners were inclusive, although the boxes that they draw end at
-x + w; we follow them, and take annotated corners as the files write them: the last pixel for VOC and
-ImageNet (:attr:`Target.corners`), x + w for COCO, PartImageNet and CUB. A constant map draws no contour: the
-box is then (0, 0, 0, 0) in the first protocol and (0, 0, 1, 1) in the second.
+Both compute IoU with + 1, as if corners were inclusive, although the boxes that they draw end at x
++ w; we follow them, and take annotated corners as the files mean them, from 0 and inside the image:
+the last pixel for VOC and ImageNet (:attr:`Target.corners`), x + w for COCO, PartImageNet and CUB.
+A constant map draws no contour: the box is then (0, 0, 0, 0) in the first protocol and (0, 0, 1, 1)
+in the second.
 """
 
 from __future__ import annotations
@@ -98,10 +99,10 @@ def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
     """Boxes round the contours of a map at every threshold, as ``wsolevaluation`` draws them.
 
     The reference calls ``cv2.findContours`` for each threshold. Boxes and areas of its contours follow
-    exactly from the ends of the runs in each row, which ``cv2.findContoursLinkRuns`` links in half the time;
-    only round a hole the reference goes one row further up and down. Of several contours with the largest
-    area it takes the one that OpenCV lists first: ``cv2.findContours`` is asked where there are several, or
-    where a hole may be as large.
+    exactly from the ends of the runs in each row, which ``cv2.findContoursLinkRuns`` links faster; only round
+    a hole the reference goes one row further up and down. Of several contours with the largest area it takes
+    the one that OpenCV lists first: ``cv2.findContours`` is asked where there are several, or where a hole
+    may be as large.
 
     Args:
         scores: (height, width) in [0, 1].

@@ -6,7 +6,7 @@ differ from pair to pair, where a matrix has a lower rank than was asked for or 
 are the same on every machine but where rounding decides what is dead. Pairs a second and peak memory
 belong to a machine and are reported on request alone (``machine: true``).
 
-Maps kept by a version that did not keep their passes count with the method's upper bound.
+Of maps that were kept without their passes, those of methods that score images fail.
 """
 
 from __future__ import annotations

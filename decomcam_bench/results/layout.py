@@ -28,8 +28,8 @@ def belongs(table: pd.DataFrame) -> list[str]:
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     """Rows for which every ``COLUMN=VALUE[,VALUE...]`` holds; wildcards allowed, ``rank=`` is no rank.
 
-    A value stands for the labels that are equal to it; where none is, it also matches a label without its
-    options: ``toybox`` is ``toybox[limit=24]``.
+    A value matches a label with or without its options: ``toybox`` is also ``toybox[limit=24]``, and
+    ``toybox[]`` the one without.
 
     Raises:
         ConfigError: for another column, or when nothing is left.
@@ -41,8 +41,7 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
                 f"--where {condition}: write it as COLUMN=VALUE with COLUMN of {', '.join(IDENTITY)}, key"
             )
         wanted = _split(values)
-        texts = [_text(value) for value in table[name]]
-        keep = [any(text == word or (word not in texts and _matches(text, word)) for word in wanted) for text in texts]
+        keep = [any(_matches(_text(value), word) for word in wanted) for value in table[name]]
         if len(table) and not any(keep):
             present = sorted({_text(value) for value in table[name]})
             raise ConfigError(f"--where {condition}: no row has that; there are: {', '.join(present)}")
@@ -68,6 +67,8 @@ def bare(label: str) -> str:
 
 
 def _matches(text: str, word: str) -> bool:
+    if word.endswith("[]"):
+        return fnmatchcase(text, word.removesuffix("[]"))
     literal = word.replace("[", "[[]")
     return any(fnmatchcase(candidate, literal) for candidate in (text, bare(text)))
 

@@ -139,8 +139,12 @@ class Cell:
         return found - {""}
 
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """The metrics of the cell by key: what their ``metric.json`` says, oldest name first."""
-        found = {}
+        """The metrics of the cell by key: what their ``metric.json`` says, oldest name first.
+
+        Of a metric that was raised to a new version, and evaluated again, the newest alone.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        newest: dict[str, tuple[int, str]] = {}
         for file in sorted((self.folder / "metrics").glob("*/metric.json")):
             content = _read_json(file)
             with _described(file):
@@ -149,7 +153,11 @@ class Cell:
                 key = key_of(content["identity"])
             if key != file.parent.name:
                 raise StoreError(f"{file}: describes metric {key}, not {file.parent.name}; {_AGAIN}")
-            found[file.parent.name] = content
+            found[key] = content
+            version = int(content["identity"].get("version", 0))
+            same = key_of({name: value for name, value in content["identity"].items() if name != "version"})
+            newest[same] = max(newest.get(same, (-1, "")), (version, key))
+        found = {key: found[key] for _, key in newest.values()}
         return dict(sorted(found.items(), key=lambda item: (item[1].get("position", 0), item[0])))
 
     def read(self, stream: str, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:

@@ -256,7 +256,7 @@ def _notes(
     """What a reader of comparisons should know.
 
     Args:
-        left_out: pairs that only one of two methods has a record of, and what of which method was compared.
+        left_out: pairs that only one of two methods has a value of, and what of which method was compared.
     """
     tests = sum(not np.isnan(p) for _, _, p in p_values)
     lines = []
@@ -271,7 +271,7 @@ def _notes(
         most, where = max(left_out)
         lines.append(
             f"--reference {reference}: {len(left_out)} of {len(p_values)} comparisons leave out pairs that only one "
-            f"of the two methods has a record of; most, {most} in {where}"
+            f"of the two methods has a value of; most, {most} in {where}"
         )
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from decomcam_bench.config import load_config
 from decomcam_bench.engine import run
 from decomcam_bench.errors import StoreError
 from decomcam_bench.results.housekeeping import collect_garbage, compare_cells, describe, export, find_cell
-from decomcam_bench.results.store import RECORDS, Cell, Store, seal, write_json
+from decomcam_bench.results.store import RECORDS, Cell, Store, key_of, seal, write_json
 from decomcam_bench.results.tables import load_records, load_table, unfinished
 from tests.results.stores import pairs, write_cell
 
@@ -27,6 +28,23 @@ IMAGES = 40
 @pytest.fixture
 def cell(tmp_path: Path) -> Cell:
     return write_cell(tmp_path, "good", {"energy": pairs(IMAGES, energy=np.linspace(0, 1, IMAGES))})
+
+
+def test_of_two_versions_of_a_metric_the_newest_counts(cell: Cell) -> None:
+    (old,) = cell.metrics()
+    content = json.loads((cell.stream(old) / "metric.json").read_text())
+    del content["digest"]
+    content["identity"]["version"] += 1
+    new = key_of(content["identity"])
+    shutil.copytree(cell.stream(old), cell.stream(new))
+    write_json(cell.stream(new) / "metric.json", content)
+    assert list(cell.metrics()) == [new]
+    # Another option is another metric.
+    content["identity"]["region"] = "box"
+    other = key_of(content["identity"])
+    shutil.copytree(cell.stream(old), cell.stream(other))
+    write_json(cell.stream(other) / "metric.json", content)
+    assert set(cell.metrics()) == {new, other}
 
 
 def metric_part(cell: Cell, number: int = 1) -> Path:
