@@ -79,11 +79,13 @@ def execute(arguments: argparse.Namespace) -> int:
 def _lacks_controls(results: str, keys: Sequence[str]) -> bool:
     """Whether a number of these cells depends on annotations and no control stands beside the methods."""
     from decomcam_bench.config import CONTROLS
+    from decomcam_bench.results.layout import bare
     from decomcam_bench.results.store import Store
     from decomcam_bench.results.values import metric_of
 
-    cells = [cell for key in keys if (cell := Store(results).cell(key))]
-    if any(str(cell.display["method"]).partition("[")[0] in CONTROLS for cell in cells):
+    store = Store(results)
+    cells = [cell for key in keys if (cell := store.cell(key))]
+    if any(bare(str(cell.display["method"])) in CONTROLS for cell in cells):
         return False
     return any(metric_of(content).annotation for cell in cells for content in cell.metrics().values())
 

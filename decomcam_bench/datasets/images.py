@@ -48,11 +48,11 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         stored = _stored_size(image)
         if size is not None and stored != size:
             raise ValueError(f"{file}: {_sides(stored)} pixels, but its annotation says {_sides(size)}")
-        turn = orientation(image)
+        # Pillow turns TIFF upright, and forgets that it was to be turned.
+        turn = orientation(image) if image.format == "TIFF" else 1
         try:
             image.load()
             pixels = rgb(image)
-            # Pillow turns TIFF upright, and forgets that it was to be turned.
             if turn in _BACK and orientation(image) != turn:
                 pixels = np.array(Image.fromarray(pixels).transpose(_BACK[turn]))
             return pixels

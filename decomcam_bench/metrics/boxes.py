@@ -34,8 +34,6 @@ from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMa
 from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
 from decomcam_bench.options import check_choice
 
-#: Where nothing is above the threshold.
-_NO_BOX = (0, 0, 0, 0)
 #: The step that the reference takes in training; an 8-bit map has 256 levels, so a finer one tells no more apart.
 _FINEST_STEP = 0.001
 #: Magnitudes that float32 arithmetic and OpenCV (which takes a range under 2.2e-16 as none) can handle.
@@ -113,7 +111,7 @@ def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
     levels = (cuts * image.max()).astype(np.uint8)
     if not image.any():
         each = np.arange(len(levels))
-        return ThresholdBoxes(np.tile(_NO_BOX, (len(levels), 1)), each, each)
+        return ThresholdBoxes(np.zeros((len(levels), 4), dtype=np.int64), each, each)
     contours: list[np.ndarray] = []
     found_at = []
     above = np.empty(image.shape, dtype=bool)
