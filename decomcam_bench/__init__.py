@@ -5,7 +5,7 @@ The functions of :mod:`decomcam_bench.api` are here too, imported when first use
 
 from typing import Any
 
-__version__ = "0.1.0"
+from decomcam_bench.core.version import __version__ as __version__
 
 _API = (
     "check",

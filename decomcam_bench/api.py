@@ -10,8 +10,8 @@ Each command is a function here: ``run`` (``--dry-run``: :func:`dry_run`), ``tab
 ``baseline update`` (:func:`update_baseline`), ``results list | show | compare | gc | export``
 (:func:`list_results`, :func:`describe_cell`, :func:`compare_cells`, :func:`collect_garbage`, :func:`export`),
 ``data verify | export-pairs | export-maps`` (:func:`verify_data`, :func:`export_pairs`, :func:`export_maps`).
-``explain`` is :func:`decomcam_bench.explain.explain`, ``data prepare`` is
-:class:`decomcam_bench.datasets.prepare.Preparation`.
+``explain`` is :func:`decomcam_bench.explainer.explain`, ``data prepare`` is
+:class:`decomcam_bench.datasets.acquire.prepare.Preparation`.
 
 Importing :mod:`decomcam_bench` imports neither torch nor pandas; the first call does.
 
@@ -36,11 +36,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from decomcam_bench.datasets.verify import Report
-    from decomcam_bench.engine import RunResult
-    from decomcam_bench.results.experiments import Outcome
-    from decomcam_bench.results.housekeeping import CellComparison
-    from decomcam_bench.results.regression import Finding
+    from decomcam_bench.datasets.acquire.verify import Report
+    from decomcam_bench.engine.engine import RunResult
+    from decomcam_bench.gate.regression import Finding
+    from decomcam_bench.reports.experiments import Outcome
+    from decomcam_bench.tables.upkeep import CellComparison
 
 
 def run(*overrides: str, results: str | Path = "results") -> RunResult:
@@ -61,8 +61,8 @@ def run(*overrides: str, results: str | Path = "results") -> RunResult:
     >>> run("method=center", "metric=energy", "limit=4", "workers=0", results=folder).computed_images
     0
     """
-    from decomcam_bench.config import load_config
-    from decomcam_bench.engine import run as run_config
+    from decomcam_bench.config.settings import load_config
+    from decomcam_bench.engine.engine import run as run_config
 
     return run_config(load_config([*overrides, f"results='{results}'"]))
 
@@ -104,7 +104,7 @@ def load_table(
     >>> list(table.columns)[5:8]
     ['energy', 'energy_low', 'energy_high']
     """
-    from decomcam_bench.results.tables import load_table as load
+    from decomcam_bench.tables.tables import load_table as load
 
     def note(line: str) -> None:
         warnings.warn(line, stacklevel=3)
@@ -130,7 +130,7 @@ def load_records(results: str | Path, key: str, metric: str | None = None) -> pd
     >>> bool(records["energy"].between(0, 1).all())
     True
     """
-    from decomcam_bench.results.tables import load_records as load
+    from decomcam_bench.tables.tables import load_records as load
 
     return load(results, key, metric)
 
@@ -144,7 +144,7 @@ def render(table: pd.DataFrame, form: str = "md", results: str | Path | None = N
     |--------|--------|
     | a      | 0.5124 |
     """
-    from decomcam_bench.results.tables import render as render_table
+    from decomcam_bench.tables.tables import render as render_table
 
     return render_table(table, form, results)
 
@@ -156,7 +156,7 @@ def names(group: str) -> list[str]:
     >>> "decomcam" in names("method")
     True
     """
-    from decomcam_bench import registry
+    from decomcam_bench.config import registry
 
     return registry.names(group)
 
@@ -167,7 +167,7 @@ def show(*overrides: str) -> str:
     >>> "channels: 100" in show("method=decomcam")
     True
     """
-    from decomcam_bench.config import load_config, resolved
+    from decomcam_bench.config.settings import load_config, resolved
 
     return resolved(load_config(overrides))
 
@@ -178,9 +178,9 @@ def dry_run(*overrides: str, results: str | Path = "results") -> str:
     >>> "center" in dry_run("method=center", "metric=energy", "limit=4")
     True
     """
-    from decomcam_bench.config import load_config
-    from decomcam_bench.dryrun import describe
-    from decomcam_bench.plan import make_plan
+    from decomcam_bench.config.settings import load_config
+    from decomcam_bench.engine.estimate import describe
+    from decomcam_bench.engine.plan import make_plan
 
     return describe(make_plan(load_config([*overrides, f"results='{results}'"])))
 
@@ -194,7 +194,7 @@ def reproduce(name: str, *overrides: str, results: str | Path = "results", requi
     >>> sorted(path.name for path in outcome.files)
     ['figure.png', 'figure.svg', 'table.csv', 'table.html', 'table.md', 'table.tex']
     """
-    from decomcam_bench.results.experiments import reproduce as reproduce_experiment
+    from decomcam_bench.reports.experiments import reproduce as reproduce_experiment
 
     return reproduce_experiment(name, [*overrides, f"results='{results}'"], require_all)
 
@@ -210,7 +210,7 @@ def write_report(
     >>> write_report(folder, f"{folder}/report.html", gallery=False).name
     'report.html'
     """
-    from decomcam_bench.results.report import write_report as write
+    from decomcam_bench.reports.report import write_report as write
 
     return write(results, out, overrides, gallery)
 
@@ -238,8 +238,8 @@ def check(
     >>> [(finding.column, finding.state) for finding in check(file, folder)]
     [('energy', 'pass')]
     """
-    from decomcam_bench.results import baseline as baselines
-    from decomcam_bench.results import regression
+    from decomcam_bench.gate import baseline as baselines
+    from decomcam_bench.gate import regression
 
     known = baselines.read_baseline(baseline)
     regression.check_patterns(known, overrides)
@@ -248,7 +248,7 @@ def check(
 
 def update_baseline(baseline: str | Path, results: str | Path = "results", keys: Iterable[str] | None = None) -> Path:
     """Writes a store's numbers as a baseline; ``decomcam-bench baseline update``. See :func:`check`."""
-    from decomcam_bench.results.baseline import make_baseline, write_baseline
+    from decomcam_bench.gate.baseline import make_baseline, write_baseline
 
     write_baseline(baseline, make_baseline(results, keys))
     return Path(baseline)
@@ -266,7 +266,7 @@ def compare_cells(
     >>> found.column, found.paired.images
     ('energy', 4)
     """
-    from decomcam_bench.results import housekeeping
+    from decomcam_bench.tables import upkeep as housekeeping
 
     cells = [housekeeping.find_cell(results, key) for key in (first, second)]
     return housekeeping.compare_cells(cells[0], cells[1], metric)
@@ -281,7 +281,7 @@ def list_results(results: str | Path = "results") -> pd.DataFrame:
     >>> list_results(folder)[["method", "metrics", "parts"]].values.tolist()
     [['center', 'energy', '1/1']]
     """
-    from decomcam_bench.results.housekeeping import listing
+    from decomcam_bench.tables.upkeep import listing
 
     return listing(results)
 
@@ -295,7 +295,7 @@ def describe_cell(key: str, results: str | Path = "results") -> dict[str, Any]:
     >>> describe_cell(done.keys[0], folder)["repeat"]
     ['decomcam-bench run dataset=toybox model=toyclip method=center limit=4 metric=energy']
     """
-    from decomcam_bench.results.housekeeping import describe, find_cell
+    from decomcam_bench.tables.upkeep import describe, find_cell
 
     return describe(find_cell(results, key))
 
@@ -307,7 +307,7 @@ def collect_garbage(results: str | Path = "results", dry_run: bool = False) -> l
     >>> collect_garbage(tempfile.mkdtemp(), dry_run=True)
     []
     """
-    from decomcam_bench.results.housekeeping import collect_garbage as collect
+    from decomcam_bench.tables.upkeep import collect_garbage as collect
 
     return collect(results, dry_run)
 
@@ -327,7 +327,7 @@ def export(
     >>> export(f"{folder}/records.parquet", folder) == len(load_records(folder, done.keys[0], "energy"))
     True
     """
-    from decomcam_bench.results.housekeeping import export as export_records
+    from decomcam_bench.tables.upkeep import export as export_records
 
     return export_records(results, out, keys, metric)
 
@@ -343,9 +343,9 @@ def verify_data(name: str, fast: bool = False, **options: Any) -> Report:
     >>> verify_data("toybox", fast=True, size=4).sound
     True
     """
-    from decomcam_bench import registry
-    from decomcam_bench.datasets.catalogue import variant_of
-    from decomcam_bench.datasets.verify import verify
+    from decomcam_bench.config import registry
+    from decomcam_bench.datasets.acquire.catalogue import variant_of
+    from decomcam_bench.datasets.acquire.verify import verify
 
     dataset = registry.build("dataset", {**registry.read("dataset", name), **options})
     return verify(dataset, variant_of(dataset), fast)
@@ -358,8 +358,8 @@ def export_pairs(out: str | Path, *overrides: str) -> int:
     >>> export_pairs(f"{tempfile.mkdtemp()}/pairs.csv", "dataset=toybox", "limit=4") > 0
     True
     """
-    from decomcam_bench.config import load_config
-    from decomcam_bench.exports import write_pairs
+    from decomcam_bench.config.settings import load_config
+    from decomcam_bench.interop.pairs import write_pairs
 
     return write_pairs(load_config(overrides), Path(out))
 
@@ -373,7 +373,7 @@ def export_maps(out: str | Path, key: str, results: str | Path = "results") -> i
     >>> export_maps(f"{folder}/maps", run(*words, results=folder).keys[0], folder) > 0
     True
     """
-    from decomcam_bench.kept import export as export_kept
-    from decomcam_bench.results.housekeeping import find_cell
+    from decomcam_bench.store.maps import export as export_kept
+    from decomcam_bench.tables.upkeep import find_cell
 
     return export_kept(find_cell(results, key), Path(out))

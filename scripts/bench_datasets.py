@@ -27,7 +27,7 @@ MEBIBYTES = 300.0
 
 _MEASURE = """
 import json, resource, sys, time
-from decomcam_bench import registry
+from decomcam_bench.config import registry
 from decomcam_bench.datasets.base import Dataset
 name, root = sys.argv[1:]
 registry.implementation("dataset", registry.read("dataset", name)["impl"])
@@ -58,7 +58,7 @@ print(json.dumps({"images": len(dataset), "boxes": boxes, "open_s": opened, "cpu
 def make_coco(root: Path) -> str:
     """5,000 images, 36,781 annotations, polygons of about as many points as the real ones."""
     dice = random.Random(0)
-    from decomcam_bench.datasets.coco import OFFICIAL
+    from decomcam_bench.datasets.benchmarks.coco import OFFICIAL
 
     images = [
         {
@@ -120,7 +120,7 @@ def make_imagenet(root: Path) -> str:
 
 def make_imagenet_xml(root: Path) -> str:
     """50,000 empty image files in synset folders, and as many XML files."""
-    from decomcam_bench.datasets.imagenet_wnids import WNIDS
+    from decomcam_bench.datasets.benchmarks.imagenet_wnids import WNIDS
 
     xml = root / "ILSVRC2012_bbox_val_v3" / "val"
     xml.mkdir(parents=True)

@@ -20,7 +20,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS
 import cv2
 import numpy as np
 
-from decomcam_bench import registry
+from decomcam_bench.config import registry
 from decomcam_bench.datasets.base import ArrayMask, Part, Target
 from decomcam_bench.metrics.base import MapMetric, PairMap, Work
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from decomcam_bench import registry
-from decomcam_bench.results.store import RECORDS, Store, key_of, part_size, seal
-from decomcam_bench.results.tables import load_table, render
+from decomcam_bench.config import registry
+from decomcam_bench.store.store import RECORDS, Store, key_of, part_size, seal
+from decomcam_bench.tables.tables import load_table, render
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from decomcam_bench.metrics.boxes import MaxBoxAcc
 from decomcam_bench.metrics.energy import Energy
 from decomcam_bench.metrics.pointing import PointingGame
 from decomcam_bench.metrics.pxap import PxAP
-from decomcam_bench.results.statistics import bootstrap, compare
+from decomcam_bench.stats.statistics import bootstrap, compare
 
 
 def simulated(count: int, images: int, classes: int, seed: int) -> pd.DataFrame:

@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, OBJECTS, SCENE_VERSION, draw_scene
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES, OBJECTS, SCENE_VERSION, draw_scene
 from decomcam_bench.models.toyclip import IMAGE_SIZE, MEAN, STD, TEMPLATES, ToyTokenizer, build_toyclip
 
 LOGIT_SCALE = 100.0
@@ -183,6 +183,7 @@ def recall_at_present(model: torch.nn.Module, images: torch.Tensor, classes: tor
 
 def draw_texts(rng: np.random.Generator) -> tuple[list[str], list[str]]:
     """Class prompts followed by unknown words, and part phrases, in fresh wordings."""
+
     def template() -> str:
         return TEMPLATES[rng.integers(len(TEMPLATES))]
 
@@ -213,7 +214,8 @@ def train(arguments: argparse.Namespace) -> None:
     plain = [p for n, p in model.named_parameters() if p.ndim < 2 and n != "logit_scale"]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": arguments.decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=arguments.lr, betas=(0.9, 0.98),
+        lr=arguments.lr,
+        betas=(0.9, 0.98),
     )
     warmup = max(1, min(300, arguments.steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -269,13 +271,19 @@ def train(arguments: argparse.Namespace) -> None:
         if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
             recall = recall_at_present(model, validation[0][:300], validation[1][:300], device)
             progress.write(f"step {step + 1}: loss {total:.3f}, recall on 300 validation scenes {recall:.3f}")
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                     "schedule": schedule.state_dict(), "step": step + 1}
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+            }
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
 
-    half = {name: value.half().contiguous() if value.is_floating_point() else value
-            for name, value in model.state_dict().items()}
+    half = {
+        name: value.half().contiguous() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
     model.load_state_dict(half)
     test = load_scenes("test", 1000, cache)
     card = {
@@ -296,8 +304,7 @@ def train(arguments: argparse.Namespace) -> None:
     }
     out = Path(arguments.out) / f"toyclip_{arguments.tower}.safetensors"
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({n: v.cpu().contiguous() for n, v in half.items()}, out,
-              metadata={n: str(v) for n, v in card.items()})
+    save_file({n: v.cpu().contiguous() for n, v in half.items()}, out, metadata={n: str(v) for n, v in card.items()})
     print(json.dumps(card, indent=2))
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 

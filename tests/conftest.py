@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from decomcam_bench.config import load_config
-from decomcam_bench.engine import run
-from decomcam_bench.results.tables import load_table
+from decomcam_bench.config.settings import load_config
+from decomcam_bench.engine.engine import run
+from decomcam_bench.tables.tables import load_table
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from decomcam_bench.datasets.toybox_scenes import draw_scene
-from decomcam_bench.results.tables import load_table
+from decomcam_bench.datasets.toybox.scenes import draw_scene
+from decomcam_bench.tables.tables import load_table
 
 SCENES = 100
 LOCALISATION = ("pointing_exact", "energy", "maxboxacc", "maxboxacc_v2", "otsu_box", "mean_best_iou", "pxap")

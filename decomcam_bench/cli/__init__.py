@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from decomcam_bench import __version__
-from decomcam_bench.errors import UserError, did_you_mean
+from decomcam_bench.core.errors import UserError, did_you_mean
 
 COMMANDS = (
     "run",

@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.results.baseline import make_baseline, write_baseline
+    from decomcam_bench.gate.baseline import make_baseline, write_baseline
 
     baseline = make_baseline(arguments.results, arguments.key, images=not arguments.no_images)
     write_baseline(arguments.baseline, baseline)

@@ -39,9 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.results.baseline import read_baseline
-    from decomcam_bench.results.findings import as_markdown, as_text
-    from decomcam_bench.results.regression import check, check_patterns, exit_status, read_tolerances
+    from decomcam_bench.gate.baseline import read_baseline
+    from decomcam_bench.gate.findings import as_markdown, as_text
+    from decomcam_bench.gate.regression import check, check_patterns, exit_status, read_tolerances
 
     tolerances = read_tolerances(arguments.tolerances, arguments.tolerance)
     baseline = read_baseline(arguments.baseline)
@@ -55,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _append(path: str, text: str) -> None:
-    from decomcam_bench.errors import ConfigError
+    from decomcam_bench.core.errors import ConfigError
 
     try:
         with open(path, "a", encoding="utf-8") as stream:

@@ -74,7 +74,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.datasets.catalogue import CATALOGUE
+    from decomcam_bench.datasets.acquire.catalogue import CATALOGUE
 
     if arguments.format == "names":
         print("\n".join(CATALOGUE))
@@ -96,7 +96,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _describe(name: str) -> dict[str, Any]:
     """One benchmark with what is present of it in the data folder."""
-    from decomcam_bench.datasets.catalogue import CATALOGUE
+    from decomcam_bench.datasets.acquire.catalogue import CATALOGUE
     from decomcam_bench.datasets.files import data_folder
 
     entry = CATALOGUE[name]
@@ -130,7 +130,7 @@ def _describe(name: str) -> dict[str, Any]:
 
 def _present(name: str, options: dict[str, Any]) -> int | None:
     """Images whose file exists, of the default folder, or None where the data set cannot be opened."""
-    from decomcam_bench.errors import DataError
+    from decomcam_bench.core.errors import DataError
 
     try:
         dataset = _open(name, options)
@@ -150,7 +150,7 @@ def _disk_use(folder: Path) -> int:
 
 
 def _open(name: str, options: dict[str, Any]) -> Any:
-    from decomcam_bench import registry
+    from decomcam_bench.config import registry
 
     return registry.build("dataset", {**registry.read("dataset", name), **options})
 
@@ -159,7 +159,7 @@ def _parse(words: list[str]) -> dict[str, Any]:
     """Options written as ``key=value``, values in YAML; ``dataset.`` in front is allowed."""
     import yaml
 
-    from decomcam_bench.errors import ConfigError
+    from decomcam_bench.core.errors import ConfigError
 
     options = {}
     for word in words:
@@ -178,10 +178,10 @@ def _parse(words: list[str]) -> dict[str, Any]:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.core.errors import DataError
+    from decomcam_bench.datasets.acquire.catalogue import variant_of
+    from decomcam_bench.datasets.acquire.verify import verify
     from decomcam_bench.datasets.base import printable
-    from decomcam_bench.datasets.catalogue import variant_of
-    from decomcam_bench.datasets.verify import verify
-    from decomcam_bench.errors import DataError
 
     options = _parse(arguments.overrides)
     if arguments.root is not None:
@@ -203,11 +203,11 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.datasets.catalogue import CATALOGUE
-    from decomcam_bench.datasets.download import is_web_address
+    from decomcam_bench.core.errors import ConfigError, DataError, unknown
+    from decomcam_bench.datasets.acquire.catalogue import CATALOGUE
+    from decomcam_bench.datasets.acquire.download import is_web_address
+    from decomcam_bench.datasets.acquire.prepare import Preparation
     from decomcam_bench.datasets.files import data_folder
-    from decomcam_bench.datasets.prepare import Preparation
-    from decomcam_bench.errors import ConfigError, DataError, unknown
 
     if arguments.name not in CATALOGUE:
         raise ConfigError(unknown("data set", arguments.name, CATALOGUE))
@@ -246,7 +246,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _check_layout(name: str, options: dict[str, Any]) -> None:
     """Opens what was unpacked; archives of another layout are noticed here and not in the first run."""
-    from decomcam_bench.errors import DataError
+    from decomcam_bench.core.errors import DataError
 
     try:
         _open(name, options)
@@ -255,8 +255,8 @@ def _check_layout(name: str, options: dict[str, Any]) -> None:
 
 
 def _export_pairs(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.config import load_config
-    from decomcam_bench.exports import write_pairs
+    from decomcam_bench.config.settings import load_config
+    from decomcam_bench.interop.pairs import write_pairs
 
     pairs = write_pairs(load_config(arguments.overrides), Path(arguments.out).expanduser())
     print(f"{pairs:,} pairs in {arguments.out}; put their maps into one folder under the names in its column `file`")
@@ -264,9 +264,9 @@ def _export_pairs(arguments: argparse.Namespace) -> int:
 
 
 def _export_maps(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.errors import StoreError
-    from decomcam_bench.kept import export
-    from decomcam_bench.results.store import Store
+    from decomcam_bench.core.errors import StoreError
+    from decomcam_bench.store.maps import export
+    from decomcam_bench.store.store import Store
 
     cell = Store(arguments.results).cell(arguments.cell)
     if cell is None:

@@ -11,8 +11,17 @@ from decomcam_bench import __version__
 from decomcam_bench.cli import add_command
 
 _EXAMPLES = "  decomcam-bench doctor\n"
-_PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "pandas", "pyarrow", "hydra-core", "opencv-python-headless",
-             "pycocotools")
+_PACKAGES = (
+    "torch",
+    "open_clip_torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "hydra-core",
+    "opencv-python-headless",
+    "pycocotools",
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,8 +30,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    _section("versions", [("decomcam-bench", __version__), ("python", platform.python_version()),
-                          *((name, _version(name)) for name in _PACKAGES)])
+    _section(
+        "versions",
+        [
+            ("decomcam-bench", __version__),
+            ("python", platform.python_version()),
+            *((name, _version(name)) for name in _PACKAGES),
+        ],
+    )
     _section("machine", _machine())
     _section("data sets", _datasets())
     _section("weights", _weights())
@@ -64,8 +79,8 @@ def _memory() -> str:
 
 
 def _datasets() -> list[tuple[str, str]]:
-    from decomcam_bench import registry
-    from decomcam_bench.errors import UserError
+    from decomcam_bench.config import registry
+    from decomcam_bench.core.errors import UserError
 
     rows = []
     for name in registry.names("dataset"):
@@ -78,7 +93,7 @@ def _datasets() -> list[tuple[str, str]]:
 
 
 def _weights() -> list[tuple[str, str]]:
-    from decomcam_bench import registry
+    from decomcam_bench.config import registry
     from decomcam_bench.models.openclip import OpenClip
 
     rows = []

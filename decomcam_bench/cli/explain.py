@@ -38,11 +38,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.core.errors import ConfigError
+    from decomcam_bench.core.validation import check_choice
     from decomcam_bench.datasets.base import printable
-    from decomcam_bench.errors import ConfigError
-    from decomcam_bench.explain import explain_as, load_picture, parse
-    from decomcam_bench.figures import COLORMAPS, SUFFIXES, check_path, draw, save
-    from decomcam_bench.options import check_choice
+    from decomcam_bench.explainer.explain import explain_as, load_picture, parse
+    from decomcam_bench.explainer.figures import COLORMAPS, SUFFIXES, check_path, draw, save
 
     image = Path(arguments.image)
     output = Path(arguments.output or f"{image.stem[:_LONGEST_STEM]}_explained.png")

@@ -42,15 +42,15 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _choices(group: str) -> list[tuple[str, ...]]:
-    from decomcam_bench import registry
+    from decomcam_bench.config import registry
 
     return [(name, str(registry.read(group, name).get("description", ""))) for name in registry.names(group)]
 
 
 def _layers(overrides: list[str]) -> list[tuple[str, ...]]:
-    from decomcam_bench import registry
-    from decomcam_bench.config import load_config, untrained_twin
-    from decomcam_bench.plan import label
+    from decomcam_bench.config import registry
+    from decomcam_bench.config.settings import load_config, untrained_twin
+    from decomcam_bench.engine.plan import label
 
     # Layers belong to the architecture: no weights are needed, nor fetched.
     models: dict[str, dict[str, Any]] = {}

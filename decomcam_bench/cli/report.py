@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def execute(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from decomcam_bench.results.report import write_report
+    from decomcam_bench.reports.report import write_report
 
     out = arguments.out or Path(arguments.results) / "report.html"
     path = write_report(arguments.results, out, arguments.overrides, not arguments.no_gallery, arguments.resamples)

@@ -30,13 +30,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def execute(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
-        from decomcam_bench import registry
+        from decomcam_bench.config import registry
 
         for name in registry.names("experiment"):
             print(f"{name:18} {registry.read('experiment', name)['description']}")
         return 0
-    from decomcam_bench.results.experiments import reproduce
-    from decomcam_bench.results.tables import render
+    from decomcam_bench.reports.experiments import reproduce
+    from decomcam_bench.tables.tables import render
 
     outcome = reproduce(arguments.name, arguments.overrides, arguments.require_all, arguments.out, arguments.resamples)
     for dataset, why in outcome.skipped.items():

@@ -29,9 +29,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.errors import ConfigError, StoreError
-    from decomcam_bench.results import housekeeping
-    from decomcam_bench.results.store import Store
+    from decomcam_bench.core.errors import ConfigError, StoreError
+    from decomcam_bench.store.store import Store
+    from decomcam_bench.tables import upkeep as housekeeping
 
     wanted = {"list": 0, "show": 1, "compare": 2, "gc": 0}.get(arguments.action)
     if wanted is not None and len(arguments.keys) != wanted:
@@ -43,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if not Store(arguments.results).cells():
         raise StoreError(f"--results {arguments.results}: no results there; `decomcam-bench run` makes some")
     if arguments.action == "list":
-        from decomcam_bench.results.tables import render
+        from decomcam_bench.tables.tables import render
 
         print(render(housekeeping.listing(arguments.results), "md"), end="")
         _warn(arguments)
@@ -64,8 +64,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _warn(arguments: argparse.Namespace) -> None:
     """Says which of the cells are not finished."""
-    from decomcam_bench.results.housekeeping import find_cell
-    from decomcam_bench.results.tables import unfinished
+    from decomcam_bench.tables.tables import unfinished
+    from decomcam_bench.tables.upkeep import find_cell
 
     keys = [find_cell(arguments.results, key).key for key in arguments.keys] or None
     for line in unfinished(arguments.results, keys):
@@ -73,10 +73,10 @@ def _warn(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from decomcam_bench.errors import ConfigError
-    from decomcam_bench.results import housekeeping
-    from decomcam_bench.results.regression import differences
-    from decomcam_bench.results.tables import markdown
+    from decomcam_bench.core.errors import ConfigError
+    from decomcam_bench.gate.regression import differences
+    from decomcam_bench.tables import upkeep as housekeeping
+    from decomcam_bench.tables.tables import markdown
 
     if arguments.images < 0:
         raise ConfigError(f"--images {arguments.images}: must be at least 0")

@@ -41,17 +41,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.config import load_config
+    from decomcam_bench.config.settings import load_config
 
     config = load_config(arguments.overrides)
     if arguments.dry_run:
-        from decomcam_bench.dryrun import describe
-        from decomcam_bench.plan import make_plan
+        from decomcam_bench.engine.estimate import describe
+        from decomcam_bench.engine.plan import make_plan
 
         print(describe(make_plan(config)), end="")
         return 0
-    from decomcam_bench.engine import run
-    from decomcam_bench.results.tables import load_table, render
+    from decomcam_bench.engine.engine import run
+    from decomcam_bench.tables.tables import load_table, render
 
     result = run(config)
     if result.computed_images:
@@ -78,10 +78,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _lacks_controls(results: str, keys: Sequence[str]) -> bool:
     """Whether a number of these cells depends on annotations and no control stands beside the methods."""
-    from decomcam_bench.config import CONTROLS
-    from decomcam_bench.results.layout import bare
-    from decomcam_bench.results.store import Store
-    from decomcam_bench.results.values import metric_of
+    from decomcam_bench.config.settings import CONTROLS
+    from decomcam_bench.store.reader import metric_of
+    from decomcam_bench.store.store import Store
+    from decomcam_bench.tables.layout import bare
 
     store = Store(results)
     cells = [cell for key in keys if (cell := store.cell(key))]

@@ -61,9 +61,9 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.errors import StoreError
-    from decomcam_bench.results.store import Store
-    from decomcam_bench.results.tables import render, unfinished
+    from decomcam_bench.core.errors import StoreError
+    from decomcam_bench.store.store import Store
+    from decomcam_bench.tables.tables import render, unfinished
 
     if not Store(arguments.results).cells():
         raise StoreError(f"--results {arguments.results}: no results there; `decomcam-bench run` makes some")
@@ -76,8 +76,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def shaped(arguments: argparse.Namespace) -> pd.DataFrame:
     """The table that the options of :func:`add_shape` ask for."""
-    from decomcam_bench.results import layout
-    from decomcam_bench.results.tables import load_table
+    from decomcam_bench.tables import layout
+    from decomcam_bench.tables.tables import load_table
 
     keys = None
     if arguments.where:
@@ -102,8 +102,8 @@ def labels_of(results: str) -> pd.DataFrame:
     """The labels and keys of a store's cells, in the order of its table; no records are read."""
     import pandas as pd
 
-    from decomcam_bench.results.store import Store
-    from decomcam_bench.results.tables import IDENTITY, order
+    from decomcam_bench.store.store import Store
+    from decomcam_bench.tables.tables import IDENTITY, order
 
     cells = sorted(Store(results).cells(), key=order)
     return pd.DataFrame(

@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.datasets.prompts import resolve_templates
-from decomcam_bench.errors import ConfigError
-from decomcam_bench.options import check_choice
 
 #: Ways to choose a subset; see :mod:`decomcam_bench.datasets.subsets`.
 SUBSETS = ("random", "balanced", "difficult", "single_object")

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.datasets.base import Dataset, Problem, Sample, Target, printable
 from decomcam_bench.datasets.images import read_image
-from decomcam_bench.errors import ConfigError, DataError
 
 #: Boxes may pass the border by less than this and are clipped without a record: official files
 #: round to two decimals, and their far edges then exceed the image by fractions of a pixel.

@@ -11,8 +11,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from decomcam_bench.errors import ConfigError
-from decomcam_bench.options import check_choice
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
 
 #: Named sets: CLIP's plain prompt, the wording of DecomCAM's official code, bare names as
 #: gScoreCAM uses them, CLIP's prompt for birds, and CLIP's 80 and 7 templates for ImageNet.

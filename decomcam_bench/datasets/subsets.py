@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.datasets.base import Dataset, Sample, Target
-from decomcam_bench.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
-from decomcam_bench.methods.validity import NON_FINITE_GRADIENTS, ZERO_GRADIENTS, finish, inspect
+from decomcam_bench.methods.ops.validity import NON_FINITE_GRADIENTS, ZERO_GRADIENTS, finish, inspect
 
 
 @dataclass

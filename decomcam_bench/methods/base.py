@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError, MethodError, UserError
-from decomcam_bench.options import check_choice
+from decomcam_bench.core.errors import ConfigError, MethodError, UserError
+from decomcam_bench.core.validation import check_choice
 
 #: What :attr:`Evidence.extras` may hold beside images and activations, each a function:
 #: ``attentions()``: float32 (P, B, T, T) of the B blocks of a ViT from the layer on, in order, T the
@@ -296,9 +296,7 @@ class Method(abc.ABC):
         return rank
 
 
-def explained(
-    method: Method, evidence: Evidence, ranks: Sequence[int | None]
-) -> dict[int | None, Explanation]:
+def explained(method: Method, evidence: Evidence, ranks: Sequence[int | None]) -> dict[int | None, Explanation]:
     """What a method answers, checked, with the images scored for each pair counted.
 
     Raises:

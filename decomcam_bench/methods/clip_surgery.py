@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decomcam_bench.core.validation import check_at_least, check_choice, check_positive
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max
-from decomcam_bench.methods.validity import Failures, finish
+from decomcam_bench.methods.ops.validity import Failures, finish
 from decomcam_bench.models.surgery import VALUES
-from decomcam_bench.options import check_at_least, check_choice, check_positive
 
 NORMALISATIONS = ("features", "tokens")
 FLOORS = ("minimum", "zero")

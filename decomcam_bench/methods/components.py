@@ -14,14 +14,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from decomcam_bench.core.validation import check_at_least, check_choice
 from decomcam_bench.methods.base import Components, Cost, Evidence, Explanation, Method
-from decomcam_bench.methods.clustering import cluster
 from decomcam_bench.methods.decomcam import CHANNEL_WEIGHTS, WEIGHTINGS, component_scores, component_weights
-from decomcam_bench.methods.factorization import factorize
 from decomcam_bench.methods.gradient import leading_class_maps
-from decomcam_bench.methods.masking import Masker, blur_width, check_masking
-from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
-from decomcam_bench.options import check_at_least, check_choice
+from decomcam_bench.methods.ops.clustering import cluster
+from decomcam_bench.methods.ops.factorization import factorize
+from decomcam_bench.methods.ops.masking import Masker, blur_width, check_masking
+from decomcam_bench.methods.ops.validity import NO_COMPONENTS, NON_FINITE_SCORE, Failures, finish, inspect
 
 NEGATIVES = ("relu", "shift")
 
@@ -108,7 +108,7 @@ class DeepFeatureFactorization(ScoredComponents):
 
     Attributes:
         iterations: of coordinate descent, see
-            :func:`~decomcam_bench.methods.factorization.factorize`.
+            :func:`~decomcam_bench.methods.ops.factorization.factorize`.
         negative: activations below zero (the tokens of a ViT) are cut (``relu``; the paper's layers
             have none), or each channel is shifted to minimum 0 (``shift``, as pytorch-grad-cam).
     """
@@ -178,7 +178,7 @@ class ChannelClusters(ClassMapComponents):
 
     Channels are clustered by the shape of their class map (scaled to length 1; a class map that is
     zero has none and takes no part), by
-    :func:`~decomcam_bench.methods.clustering.cluster`; the ReLU of the sum of a cluster's class maps
+    :func:`~decomcam_bench.methods.ops.clustering.cluster`; the ReLU of the sum of a cluster's class maps
     (not scaled) is a component, ordered by its length.
 
     Attributes:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decomcam_bench.core.validation import check_positive
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
-from decomcam_bench.methods.validity import EMPTY_REGION, Failures, finish
-from decomcam_bench.options import check_positive
+from decomcam_bench.methods.ops.validity import EMPTY_REGION, Failures, finish
 
 
 @dataclass

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_at_least, check_choice
 from decomcam_bench.methods.base import (
     Components,
     Cost,
@@ -18,10 +19,10 @@ from decomcam_bench.methods.base import (
     Method,
     score_in_batches,
 )
-from decomcam_bench.methods.decomposition import SIGNS, Decomposition, decompose
 from decomcam_bench.methods.gradient import leading_class_maps
-from decomcam_bench.methods.masking import Masker, blur_width, check_masking
-from decomcam_bench.methods.validity import (
+from decomcam_bench.methods.ops.decomposition import SIGNS, Decomposition, decompose
+from decomcam_bench.methods.ops.masking import Masker, blur_width, check_masking
+from decomcam_bench.methods.ops.validity import (
     NO_COMPONENTS,
     NON_FINITE_MAP,
     NON_FINITE_SCORE,
@@ -29,7 +30,6 @@ from decomcam_bench.methods.validity import (
     finish,
     inspect,
 )
-from decomcam_bench.options import check_at_least, check_choice
 
 WEIGHTINGS = ("minmax", "softmax", "threshold")
 CHANNEL_WEIGHTS = ("gradcam", "gradcam++")
@@ -51,7 +51,7 @@ class DecomCAM(Method):
     4. The map is the ReLU of the weighted sum of the OSSMs, not min-maxed ones. Upsampling is
        linear, so the sum is taken on the layer's grid.
 
-    The rank is limited by the matrix, see :func:`~decomcam_bench.methods.decomposition.decompose`:
+    The rank is limited by the matrix, see :func:`~decomcam_bench.methods.ops.decomposition.decompose`:
     components beyond it are zero, are not scored, and have weight 0. Component k of all pairs is
     scored in batches of its own, so that a map of rank r is the same, bit by bit, whichever larger
     ranks were asked for with it, and all ranks cost what the largest costs.

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from decomcam_bench.errors import ConfigError
-from decomcam_bench.mapfiles import MapFolder, MapMalformedError, MapMissingError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.mapfiles import MapFolder, MapMalformedError, MapMissingError
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
-from decomcam_bench.methods.validity import ZERO_MAP
+from decomcam_bench.methods.ops.validity import ZERO_MAP
 
 MAP_MISSING = "map_missing"
 MAP_MALFORMED = "map_malformed"
@@ -21,7 +21,7 @@ MAP_MALFORMED = "map_malformed"
 
 @dataclass
 class MapFiles(MapMethod):
-    """Reads each pair's map from a folder; see :mod:`decomcam_bench.mapfiles` for names and formats.
+    """Reads each pair's map from a folder; see :mod:`decomcam_bench.core.mapfiles` for names and formats.
 
     A map of the size of the model's input is taken as it is, pixel by pixel. A map of any other size
     covers the whole original image, and is brought to the input as the image was (resized, and

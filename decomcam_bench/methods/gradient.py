@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max
-from decomcam_bench.methods.validity import ROUNDING_ONLY, finish, inspect
+from decomcam_bench.methods.ops.validity import ROUNDING_ONLY, finish, inspect
 
 #: Share of a sum's terms below which the sum is taken for rounding. Float32 leaves about 1e-6 of them, a
 #: layer norm's epsilon about 1e-5.

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_at_least, check_positive
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, score_in_batches
 from decomcam_bench.methods.gradient import channel_weights
+from decomcam_bench.methods.ops.validity import NON_FINITE_SCORE, finish, inspect
 from decomcam_bench.methods.perturbation import bilinear
-from decomcam_bench.methods.validity import NON_FINITE_SCORE, finish, inspect
-from decomcam_bench.options import check_at_least, check_positive
 
 
 @dataclass

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decomcam_bench.core.validation import check_at_least, check_choice
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max, score_in_batches
 from decomcam_bench.methods.gradient import channel_weights, weighted_sum
-from decomcam_bench.methods.masking import Masker
-from decomcam_bench.methods.validity import NON_FINITE_SCORE, ZERO_SCORE, finish, inspect
-from decomcam_bench.options import check_at_least, check_choice
+from decomcam_bench.methods.ops.masking import Masker
+from decomcam_bench.methods.ops.validity import NON_FINITE_SCORE, ZERO_SCORE, finish, inspect
 
 READINGS = ("pgc", "original", "torchcam", "decomcam2023")
 FILLS = ("zero", "pgc")

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_at_least
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
+from decomcam_bench.methods.ops.validity import NON_FINITE_SCORE, Failures, finish
 from decomcam_bench.methods.perturbation import product_with_input
-from decomcam_bench.methods.validity import NON_FINITE_SCORE, Failures, finish
-from decomcam_bench.options import check_at_least
 
 #: Most cells along each side of RISE's grid; far more than any input has pixels to tell apart.
 MAX_GRID = 1_000

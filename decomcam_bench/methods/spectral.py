@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
-from decomcam_bench.methods.decomposition import decompose
-from decomcam_bench.methods.validity import NO_COMPONENTS, NON_FINITE_MAP, finish, inspect
-from decomcam_bench.options import check_choice
+from decomcam_bench.methods.ops.decomposition import decompose
+from decomcam_bench.methods.ops.validity import NO_COMPONENTS, NON_FINITE_MAP, finish, inspect
 
 SIGNS = ("spatial", "channel", "library")
 
@@ -23,7 +23,7 @@ def first_component(maps: Tensor, sign: str) -> tuple[Tensor, Tensor]:
     Args:
         maps: (M, C, h, w), finite.
         sign: one of :data:`SIGNS`; for ``spatial`` and ``channel`` see
-            :func:`~decomcam_bench.methods.decomposition.decompose`.
+            :func:`~decomcam_bench.methods.ops.decomposition.decompose`.
 
     Returns:
         Projections (M, h, w), and bool (M,), whether there is a component at all.

@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.datasets.base import Mask, Target
-from decomcam_bench.errors import ConfigError
-from decomcam_bench.metrics.sums import ImageSums, mean_sums
-from decomcam_bench.options import check_choice
+from decomcam_bench.metrics.aggregation import ImageSums, mean_sums
 
 if TYPE_CHECKING:
     from torch import Tensor

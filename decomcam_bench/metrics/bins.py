@@ -17,10 +17,10 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.metrics.aggregation import ImageSums, Totals, class_columns, ratio, side_by_side, sum_by_image
 from decomcam_bench.metrics.base import Column, Direction, Fail, Outcome, PairBatch
 from decomcam_bench.metrics.causal import Causal
-from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, ratio, side_by_side, sum_by_image
 
 BINS = 10
 _CURVES = ("insertion", "deletion", "overall")

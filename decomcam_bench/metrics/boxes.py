@@ -29,10 +29,18 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
+from decomcam_bench.metrics.aggregation import (
+    ImageSums,
+    Totals,
+    class_columns,
+    class_mean,
+    ratio,
+    side_by_side,
+    sum_by_image,
+)
 from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, annotated_region
-from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
-from decomcam_bench.options import check_choice
 
 #: The step that the reference takes in training; an 8-bit map has 256 levels, so a finer one tells no more apart.
 _FINEST_STEP = 0.001

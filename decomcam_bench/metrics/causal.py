@@ -43,9 +43,9 @@ from scipy.integrate import trapezoid
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip
-from decomcam_bench.options import check_choice
 
 #: What each preset fills in where the options leave a choice open. 0 for a kernel: no blur, zeros.
 PRESETS: dict[str, dict[str, Any]] = {

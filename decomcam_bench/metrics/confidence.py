@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.methods.base import min_max
 from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch
 from decomcam_bench.metrics.causal import SCORES, class_scores, pixel_ranks
-from decomcam_bench.options import check_choice
 
 
 def pearson(first: Tensor, second: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from decomcam_bench.metrics.aggregation import ImageSums, Totals, ratio, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap
-from decomcam_bench.metrics.sums import ImageSums, Totals, ratio, sum_by_image
 
 _PASSES = ("forward", "head", "backward")
 

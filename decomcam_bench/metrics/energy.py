@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
-from decomcam_bench.options import check_choice
 
 
 @dataclass

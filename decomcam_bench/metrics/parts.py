@@ -31,12 +31,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
+from decomcam_bench.metrics.aggregation import ImageSums, Totals, mean_sums, ratio, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Skip, Value, decoded
 from decomcam_bench.metrics.boxes import ordinary, stacked
 from decomcam_bench.metrics.pointing import hits_region
-from decomcam_bench.metrics.sums import ImageSums, Totals, mean_sums, ratio, sum_by_image
-from decomcam_bench.options import check_choice
 
 LEVELS = 20
 _SCALARS = ("pointing", "energy", "covered")

@@ -24,10 +24,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.validation import check_choice
+from decomcam_bench.metrics.aggregation import (
+    ImageSums,
+    Totals,
+    class_columns,
+    class_mean,
+    ratio,
+    side_by_side,
+    sum_by_image,
+)
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
-from decomcam_bench.metrics.sums import ImageSums, Totals, class_columns, class_mean, ratio, side_by_side, sum_by_image
-from decomcam_bench.options import check_choice
 
 
 @lru_cache(maxsize=8)

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from decomcam_bench.core.validation import check_choice
+from decomcam_bench.metrics.aggregation import ImageSums, Totals, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
 from decomcam_bench.metrics.boxes import check_grid, min_max_at, stacked, thresholds
-from decomcam_bench.metrics.sums import ImageSums, Totals, sum_by_image
-from decomcam_bench.options import check_choice
 
 _NEAR_AN_EDGE = 1e-9
 

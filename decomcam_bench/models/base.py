@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.models.clip import ClipModel
 from decomcam_bench.models.geometry import MODES
-from decomcam_bench.options import check_choice
 
 
 @dataclass

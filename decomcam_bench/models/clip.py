@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decomcam_bench.errors import ConfigError, ModelError
+from decomcam_bench.core.errors import ConfigError, ModelError
+from decomcam_bench.core.validation import check_choice
 from decomcam_bench.models.towers import LayerState, Tower, tower_of
-from decomcam_bench.options import check_choice
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SCORES = ("logits", "cosine", "softmax")

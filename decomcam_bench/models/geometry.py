@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from decomcam_bench.options import check_choice
+from decomcam_bench.core.validation import check_choice
 
 MODES = ("squash", "crop")
 #: Pixels up to which a picture is resized as a whole before it is cropped, as CLIP's preprocessing does.

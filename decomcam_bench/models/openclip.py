@@ -18,7 +18,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import load_checkpoint
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
-from decomcam_bench.errors import ModelError, unknown
+from decomcam_bench.core.errors import ModelError, unknown
 from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel
 from decomcam_bench.models.towers import unsupported_tower

@@ -17,7 +17,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from decomcam_bench.errors import ModelError, did_you_mean
+from decomcam_bench.core.errors import ModelError, did_you_mean
 from decomcam_bench.models.surgery import open_block, surgery_of_blocks, surgery_of_pool
 
 
@@ -134,7 +134,6 @@ class ResNetTower(Tower):
         for block in list(self._blocks.values())[start:]:
             x = block(x)
         return self.visual.attnpool(x)
-
 
     def surgery(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
         x = self.visual.stem(images)

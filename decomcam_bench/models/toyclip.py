@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from decomcam_bench.datasets.toybox_scenes import OBJECTS
-from decomcam_bench.errors import ModelError
+from decomcam_bench.core.errors import ModelError
+from decomcam_bench.core.validation import check_choice
+from decomcam_bench.datasets.toybox.scenes import OBJECTS
 from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel
-from decomcam_bench.options import check_choice
 
 IMAGE_SIZE = 160
 CONTEXT_LENGTH = 16
@@ -114,9 +114,7 @@ def build_toyclip(tower: str, seed: int = 0) -> CLIP:
     Args:
         tower: ``resnet`` or ``vit``.
     """
-    text = CLIPTextCfg(
-        context_length=CONTEXT_LENGTH, vocab_size=ToyTokenizer().size, width=64, heads=4, layers=2
-    )
+    text = CLIPTextCfg(context_length=CONTEXT_LENGTH, vocab_size=ToyTokenizer().size, width=64, heads=4, layers=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip = CLIP(EMBED_DIM, VISION[tower], text)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from decomcam_bench.cli import main
-from decomcam_bench.plan import label
+from decomcam_bench.engine.plan import label
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -20,11 +20,11 @@ import pytest
 
 from decomcam_bench.cli import main
 from decomcam_bench.cli.data import add_parser, execute
-from decomcam_bench.datasets import catalogue
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
-from decomcam_bench.errors import ConfigError, DataError
+from decomcam_bench.core.errors import ConfigError, DataError
+from decomcam_bench.datasets.acquire import catalogue
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES
 from tests.datasets import layouts
-from tests.datasets.server import Files, serve
+from tests.datasets.acquire.server import Files, serve
 
 
 def data(*words: str) -> int:

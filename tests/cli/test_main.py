@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from decomcam_bench import registry
 from decomcam_bench.cli import COMMANDS, main
+from decomcam_bench.config import registry
 
 
 def test_help_is_quick_and_imports_no_torch():
@@ -54,7 +54,7 @@ def test_bad_input_is_one_line_and_exit_status_2(arguments, said, capsys, monkey
 
 
 def test_debug_shows_the_traceback():
-    from decomcam_bench.errors import UserError
+    from decomcam_bench.core.errors import UserError
 
     with pytest.raises(UserError):
         main(["--debug", "show", "method=nothing"])
@@ -130,7 +130,7 @@ def test_numbers_that_look_at_annotations_ask_for_controls(capsys, tmp_path, met
 
 
 def test_a_run_without_a_single_map_fails(capsys, tmp_path, monkeypatch):
-    from decomcam_bench.datasets.toybox import ToyBox
+    from decomcam_bench.datasets.toybox.dataset import ToyBox
 
     def broken(self, index):
         raise OSError(f"scene {index}: truncated")

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from decomcam_bench.datasets.imagenet_wnids import WNIDS
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, OBJECTS, Scene, draw_scene
+from decomcam_bench.datasets.benchmarks.imagenet_wnids import WNIDS
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES, OBJECTS, Scene, draw_scene
 
 SIDE = 160
 

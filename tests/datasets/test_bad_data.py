@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.datasets.base import Dataset, Sample
-from decomcam_bench.datasets.coco import COCO
-from decomcam_bench.datasets.cub import CUB
-from decomcam_bench.datasets.imagenet import ImageNet
-from decomcam_bench.datasets.imagenetv2 import ImageNetV2
-from decomcam_bench.datasets.partimagenet import PartImageNet
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
-from decomcam_bench.datasets.voc import VOC
-from decomcam_bench.errors import ConfigError, DataError
+from decomcam_bench.datasets.benchmarks.coco import COCO
+from decomcam_bench.datasets.benchmarks.cub import CUB
+from decomcam_bench.datasets.benchmarks.imagenet import ImageNet
+from decomcam_bench.datasets.benchmarks.imagenetv2 import ImageNetV2
+from decomcam_bench.datasets.benchmarks.partimagenet import PartImageNet
+from decomcam_bench.datasets.benchmarks.voc import VOC
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES
 from tests.datasets import layouts
 
 NAMES = list(CLASS_NAMES)

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from decomcam_bench.core.errors import DataError
 from decomcam_bench.datasets.base import Dataset, Sample
-from decomcam_bench.datasets.coco import COCO
-from decomcam_bench.datasets.cub import CUB
-from decomcam_bench.datasets.imagenet import ImageNet
-from decomcam_bench.datasets.imagenetv2 import ImageNetV2
-from decomcam_bench.datasets.partimagenet import PartImageNet
+from decomcam_bench.datasets.benchmarks.coco import COCO
+from decomcam_bench.datasets.benchmarks.cub import CUB
+from decomcam_bench.datasets.benchmarks.imagenet import ImageNet
+from decomcam_bench.datasets.benchmarks.imagenetv2 import ImageNetV2
+from decomcam_bench.datasets.benchmarks.partimagenet import PartImageNet
+from decomcam_bench.datasets.benchmarks.voc import VOC
 from decomcam_bench.datasets.prompts import imagenet_names
-from decomcam_bench.datasets.toybox import ToyBox
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
-from decomcam_bench.datasets.voc import VOC
-from decomcam_bench.errors import DataError
+from decomcam_bench.datasets.toybox.dataset import ToyBox
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES
 from decomcam_bench.metrics.base import PairMap
 from decomcam_bench.metrics.pointing import PointingGame
 from tests.datasets import layouts

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from decomcam_bench.cli import main
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES
-from decomcam_bench.errors import StrictError
-from decomcam_bench.results.tables import load_records
+from decomcam_bench.core.errors import StrictError
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES
+from decomcam_bench.tables.tables import load_records
 from tests.datasets import layouts
 
 CLASSES = f"dataset.classes=[{','.join(CLASS_NAMES)}]"

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from pycocotools import coco as reference
 
-from decomcam_bench.datasets.coco import COCO
-from decomcam_bench.datasets.imagenet import ImageNet
-from decomcam_bench.datasets.imagenetv2 import ImageNetV2
-from decomcam_bench.datasets.voc import VOC
+from decomcam_bench.datasets.benchmarks.coco import COCO
+from decomcam_bench.datasets.benchmarks.imagenet import ImageNet
+from decomcam_bench.datasets.benchmarks.imagenetv2 import ImageNetV2
+from decomcam_bench.datasets.benchmarks.voc import VOC
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples"
 pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no folder shared/samples beside the repository")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.datasets.base import ArrayMask, Dataset, Sample, Target
+from decomcam_bench.datasets.benchmarks.voc import VOC
 from decomcam_bench.datasets.subsets import is_difficult, is_single_object, select
-from decomcam_bench.datasets.toybox import ToyBox
-from decomcam_bench.datasets.voc import VOC
-from decomcam_bench.errors import ConfigError, DataError
+from decomcam_bench.datasets.toybox.dataset import ToyBox
 from tests.datasets import layouts
 from tests.datasets.test_bad_data import NAMES
 

@@ -12,7 +12,7 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
-from decomcam_bench.errors import ModelError
+from decomcam_bench.core.errors import ModelError
 from decomcam_bench.methods.base import Evidence
 from decomcam_bench.models.clip import ClipModel, TextBank, similarity_to_score
 from decomcam_bench.models.toyclip import ToyClip

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError, ModelError
-from decomcam_bench.evidence import check_needs
+from decomcam_bench.core.errors import ConfigError, ModelError
+from decomcam_bench.engine.evidence import check_needs
 from decomcam_bench.methods.attention import AttentionRelevance
 from decomcam_bench.methods.base import min_max
 from decomcam_bench.methods.clip_surgery import ClipSurgery

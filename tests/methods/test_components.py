@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.methods.base import Evidence
 from decomcam_bench.methods.components import (
     ChannelClusters,
@@ -29,7 +29,7 @@ def plain_components(method: ScoredComponents, evidence: Evidence, pair: int, ra
     if isinstance(method, DeepFeatureFactorization):
         from sklearn.decomposition import NMF
 
-        from decomcam_bench.methods.factorization import nndsvd
+        from decomcam_bench.methods.ops.factorization import nndsvd
 
         X = A.reshape(len(A), -1).T
         X = np.maximum(X, 0) if method.negative == "relu" else X - X.min(0)

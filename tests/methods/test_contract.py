@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from decomcam_bench import registry
-from decomcam_bench.errors import MethodError
+from decomcam_bench.config import registry
+from decomcam_bench.core.errors import MethodError
 from decomcam_bench.methods.base import Evidence, Explanation, Method, explained
 
 from .conftest import Scorer, plain_evidence, select

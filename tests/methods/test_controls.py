@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.methods.controls import Center, Edges, Oracle, Random
 
 from .conftest import plain_evidence, select

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from decomcam_bench import registry
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.config import registry
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.methods.base import Evidence, explained, upsample
 from decomcam_bench.methods.decomcam import DecomCAM, component_weights
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from decomcam_bench import registry
-from decomcam_bench.errors import ConfigError, DataError
-from decomcam_bench.mapfiles import MapFolder, file_stem
+from decomcam_bench.config import registry
+from decomcam_bench.core.errors import ConfigError, DataError
+from decomcam_bench.core.mapfiles import MapFolder, file_stem
 from decomcam_bench.methods.base import Evidence, Explanation
 from decomcam_bench.methods.files import MapFiles
 from decomcam_bench.models.geometry import Geometry

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.methods.base import Evidence
 from decomcam_bench.methods.group import GroupCAM, mirrored_blur
 from decomcam_bench.methods.rise import RISE

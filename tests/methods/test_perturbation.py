@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.methods.base import Evidence, min_max
 from decomcam_bench.methods.perturbation import AblationCAM, GScoreCAM, ScoreCAM, ScoreCAMPlusPlus
 

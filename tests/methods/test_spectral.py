@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.methods.base import min_max, upsample
 from decomcam_bench.methods.spectral import EigenCAM, EigenGradCAM, first_component
 

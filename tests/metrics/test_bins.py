@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.engine.records import record
 from decomcam_bench.metrics.base import Fail, Outcome, Skip
 from decomcam_bench.metrics.bins import AccuracyBins, accuracy_bin, bin_table
-from decomcam_bench.records import record
-from decomcam_bench.results.values import evaluated
+from decomcam_bench.store.reader import evaluated
 from tests.metrics.conftest import Counting, batch, table
 
 _NAN = float("nan")

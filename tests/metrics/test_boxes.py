@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.metrics import boxes
 from decomcam_bench.metrics.base import Fail, Outcome, PairMap, Skip
 from decomcam_bench.metrics.boxes import (

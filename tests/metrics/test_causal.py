@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Skip
 from decomcam_bench.metrics.causal import (
     Causal,

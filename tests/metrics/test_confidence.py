@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.metrics.base import Fail
 from decomcam_bench.metrics.confidence import ADCC, ConfidenceDrop, adcc, pearson
 from tests.metrics.conftest import Counting, batch, table

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.datasets.base import ArrayMask, Part
-from decomcam_bench.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, PairMap, Skip
 from decomcam_bench.metrics.parts import PartAgreement, displaced, diversity, iou_at_levels, overlaps
 from tests.metrics.conftest import pair, table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, RegionMetric, Skip
 from decomcam_bench.metrics.boxes import thresholds
 from decomcam_bench.metrics.energy import Energy

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from decomcam_bench.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.models import geometry
 from decomcam_bench.models.geometry import Geometry
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from decomcam_bench import registry
-from decomcam_bench.errors import ConfigError, ModelError
+from decomcam_bench.config import registry
+from decomcam_bench.core.errors import ConfigError, ModelError
 from decomcam_bench.models.clip import resolve_device
 from decomcam_bench.models.toyclip import build_toyclip
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from decomcam_bench import registry
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, draw_scene
-from decomcam_bench.errors import ModelError
+from decomcam_bench.config import registry
+from decomcam_bench.core.errors import ModelError
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES, draw_scene
 from decomcam_bench.models.clip import ClipModel, similarity_to_score
 from decomcam_bench.models.towers import tower_of
 from decomcam_bench.models.toyclip import build_toyclip

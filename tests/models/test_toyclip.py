@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from decomcam_bench import registry
-from decomcam_bench.datasets.toybox_scenes import CLASS_NAMES, draw_scene
+from decomcam_bench.config import registry
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES, draw_scene
 from decomcam_bench.models.toyclip import CONTEXT_LENGTH, VISION, ToyTokenizer, shipped_weights
 
 SHIPPED = {"resnet": "toyclip", "vit": "toyclip_vit"}

@@ -1,0 +1,118 @@
+"""Choices by name: each YAML under ``configs/<group>`` is one choice.
+
+A YAML names its implementation as ``impl: module:Class``; the other keys are the fields of that
+dataclass. Adding a choice is adding a file: nothing is registered in code. This module imports
+neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from decomcam_bench.core.errors import ConfigError, unknown
+
+#: Keys of a YAML that describe the choice and are no parameter of its class.
+DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics")
+
+
+def config_folder() -> Path:
+    """Return the folder ``configs``: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return installed if (installed / "config.yaml").is_file() else package.parent / "configs"
+
+
+def names(group: str) -> list[str]:
+    """Names of the choices of a group, sorted."""
+    return sorted(file.stem for file in (config_folder() / group).glob("*.yaml") if not file.stem.startswith("_"))
+
+
+@cache
+def _read(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+
+
+def read(group: str, name: str) -> dict[str, Any]:
+    """The YAML of a choice.
+
+    Raises:
+        ConfigError: for a name that is not there.
+    """
+    if name not in names(group):
+        raise ConfigError(unknown(group, name, names(group)))
+    return dict(_read(config_folder() / group / f"{name}.yaml"))
+
+
+def implementation(group: str, path: str) -> type:
+    """The class that ``module:Class`` names.
+
+    Raises:
+        ConfigError: when the module or the class does not exist.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ImportError as error:
+        raise ConfigError(f"{group}.impl={path}: cannot import '{module_name}' ({error})") from error
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"{group}.impl={path}: no such class; write it as 'package.module:Class'") from error
+    except (Exception, SystemExit) as error:  # whatever code from elsewhere raises when it is imported
+        raise ConfigError(f"{group}.impl={path}: '{module_name}' raises {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise ConfigError(f"{group}.impl={path}: not a dataclass; its fields are the options of a {group}")
+    return found
+
+
+def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the class that a composed configuration describes, with types checked.
+
+    Args:
+        group: ``dataset``, ``model``, ``method`` or ``metric``; used in messages.
+        config: ``impl`` and the fields of its class; descriptive keys are ignored, but ``name`` is
+            passed on where the class has such a field.
+
+    Raises:
+        ConfigError: for an unknown field or a wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+    try:
+        template = OmegaConf.structured(implementation(group, config["impl"]))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{group}.impl={config['impl']}: {str(error).splitlines()[0]}") from error
+    given = {key: value for key, value in config.items() if key not in DESCRIPTIVE}
+    fields = [key for key in template if key != "name"]
+    if "name" in template:
+        given["name"] = config.get("name", "")
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(template, given), throw_on_missing=True)
+        return {str(key): value for key, value in dict(merged).items()}  # type: ignore[arg-type]
+    except ConfigKeyError as error:
+        raise ConfigError(unknown(f"key of {group} {config.get('name', '')}", str(error.key), fields)) from error
+    except OmegaConfBaseException as error:
+        value = given.get(str(error.key), "")
+        raise ConfigError(f"{group}.{error.full_key}={value}: {str(error).splitlines()[0]}") from error
+
+
+def build(group: str, config: Mapping[str, Any]) -> Any:
+    """Makes the object that a composed configuration describes; a data set is opened.
+
+    Raises:
+        ConfigError: as :func:`options`, or for a value that the class refuses.
+        UserError: when what it describes cannot be had.
+    """
+    found = implementation(group, config["impl"])
+    try:
+        return found(**options(group, config))
+    except (TypeError, ValueError) as error:
+        if found.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            raise
+        raise ConfigError(f"{group}.impl={config['impl']}: {error}") from error

@@ -1,0 +1,264 @@
+"""Indexes a COCO-style JSON file, and the base of data sets that are annotated by one.
+
+The index does not judge boxes and masks: that happens image by image, when a sample is read. What
+concerns the file as a whole (ids that occur twice, annotations of images that do not exist) is
+found while indexing.
+"""
+
+from __future__ import annotations
+
+import abc
+import gc
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decomcam_bench.core.errors import DataError
+from decomcam_bench.datasets.base import Problem, Sample, printable
+from decomcam_bench.datasets.files import FileDataset, Gathering, unique_ids
+from decomcam_bench.datasets.images import image_size
+
+#: How JSON escapes half of a character.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An ``images`` entry; width and height are 0 where they are not stated."""
+
+    image_id: str
+    file_name: str
+    width: int
+    height: int
+    error: str = ""
+
+
+@dataclass
+class CocoIndex:
+    """A COCO-style file by image.
+
+    Attributes:
+        file: the JSON file.
+        images: in the order of the file; a repeated id stays as an entry with an error.
+        categories: (id, name), by ascending id.
+        super_names: the super-category of each category id that states one.
+        annotations: by image position: dictionaries with the keys that the file gives, polygons as
+            float64 arrays, a ``label`` for messages, and an ``error`` where it is unusable.
+        problems: annotations that belong to no image.
+    """
+
+    file: Path
+    images: list[CocoImage]
+    categories: list[tuple[int, str]]
+    super_names: dict[int, str]
+    annotations: list[list[dict[str, Any]]]
+    problems: list[Problem]
+
+    @staticmethod
+    def read(file: Path, keep: tuple[str, ...] = ()) -> CocoIndex:
+        """Reads and indexes a file.
+
+        Args:
+            file: the JSON file.
+            keep: keys of annotations to keep beside the standard ones.
+
+        Raises:
+            DataError: when the file cannot be read or is not of COCO's form.
+        """
+        with _no_collection():
+            return CocoIndex._index(file, _load(file), keep)
+
+    @staticmethod
+    def _index(file: Path, content: dict[str, Any], keep: tuple[str, ...]) -> CocoIndex:
+        images, position = _images(file, content["images"])
+        keys = ("id", "category_id", "bbox", "segmentation", "iscrowd", *keep)
+        annotations: list[list[dict[str, Any]]] = [[] for _ in images]
+        problems: list[Problem] = []
+        seen: set[Any] = set()
+        for number, entry in enumerate(content["annotations"]):
+            row = {key: entry[key] for key in keys if key in entry} if isinstance(entry, dict) else {}
+            image_id = entry.get("image_id") if isinstance(entry, dict) else None
+            place = position.get(image_id) if isinstance(image_id, (int, str)) else None
+            label = f"annotation {row.get('id', f'number {number}')}"
+            if place is None:
+                reason = f"{label} belongs to image {image_id!r}, which the file does not list"
+                problems.append(Problem(str(file), str(image_id or ""), reason))
+                continue
+            row["label"] = label
+            if "bbox" not in row and "segmentation" not in row:
+                if "keypoints" in entry:
+                    continue
+                row["error"] = f"{label} has neither a box nor a segmentation"
+            elif "id" in row and _hashable(row["id"]) in seen:
+                row["error"] = f"{label}: the id occurs more than once"
+            seen.add(_hashable(row.get("id")))
+            row["category_id"] = _hashable(row.get("category_id"))
+            row["segmentation"] = _compact(row.get("segmentation"))
+            annotations[place].append(row)
+        categories = _categories(file, content["categories"])
+        named = [entry for entry in content["categories"] if isinstance(entry.get("supercategory"), str)]
+        super_names = {entry["id"]: entry["supercategory"] for entry in named}
+        return CocoIndex(file, images, categories, super_names, annotations, problems)
+
+
+@dataclass
+class CocoDataset(FileDataset):
+    """A data set whose annotations are one COCO-style JSON; a subclass opens it by :meth:`_open`."""
+
+    def _open(self, file: Path) -> None:
+        """Indexes the file; raises as :meth:`CocoIndex.read`."""
+        self._index = CocoIndex.read(file)
+
+    @property
+    def problems(self) -> Sequence[Problem]:
+        return self._index.problems
+
+    def __len__(self) -> int:
+        return len(self._index.images)
+
+    def image_id(self, index: int) -> str:
+        return self._index.images[index].image_id
+
+    def _read(self, index: int) -> Sample:
+        image = self._index.images[index]
+        if image.error:
+            return Sample(image.image_id, 0, 0, (), image.error)
+        try:
+            file = self.image_file(index)
+            width, height = (image.width, image.height) if image.width else image_size(file)
+        except (ValueError, OSError) as error:
+            return Sample(image.image_id, 0, 0, (), f"{self._index.file}: image {image.image_id}: {error}")
+        gathering = Gathering(str(self._index.file), image.image_id, width, height)
+        return gathering.sample(self._gather(gathering, image, self._index.annotations[index]))
+
+    @abc.abstractmethod
+    def _gather(self, gathering: Gathering, image: CocoImage, rows: Sequence[dict[str, Any]]) -> str:
+        """Adds the annotations of an image, or notes what is wrong with them.
+
+        Args:
+            rows: see :attr:`CocoIndex.annotations`.
+
+        Returns:
+            Why the image cannot be used, or an empty string.
+        """
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps the garbage collector from walking millions of small lists again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_bytes()
+        content = json.loads(text)
+        if _HALF.search(text):
+            content = _printable(content)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not a JSON file ({error})") from error
+    lists = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
+        raise DataError(f"{file}: not a COCO-style file: it needs the lists {', '.join(lists)}")
+    return content
+
+
+def _printable(value: Any) -> Any:
+    """The same JSON value with every text printable, see :func:`~decomcam_bench.datasets.base.printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(one) for one in value]
+    return {printable(key): _printable(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, (int, str, float, type(None))) else repr(value)
+
+
+def _images(file: Path, entries: list[Any]) -> tuple[list[CocoImage], dict[Any, int]]:
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
+            raise DataError(f"{file}: entry {number} of images has no id")
+    names, repeated = unique_ids(str(entry["id"]) for entry in entries)
+    images: list[CocoImage] = []
+    position: dict[Any, int] = {}
+    for number, entry in enumerate(entries):
+        file_name, width, height = entry.get("file_name"), entry.get("width", 0), entry.get("height", 0)
+        error = ""
+        if repeated[number]:
+            error = f"{file}: image id {entry['id']} occurs more than once"
+        elif not isinstance(file_name, str) or not file_name:
+            error = f"{file}: image {entry['id']} has no file_name"
+        elif not _sides_fit(width, height):
+            error = f"{file}: image {entry['id']} has width {width!r} and height {height!r}"
+        else:
+            position[entry["id"]] = number
+        sides = (0, 0) if error else (width, height)
+        images.append(CocoImage(names[number], str(file_name or ""), sides[0], sides[1], error))
+        position.setdefault(entry["id"], number)
+    return images, position
+
+
+def _sides_fit(width: Any, height: Any) -> bool:
+    """Whether both are whole numbers of pixels, or both are not stated (0)."""
+    whole = all(type(side) is int and 0 <= side < 10**6 for side in (width, height))
+    return whole and bool(width) == bool(height)
+
+
+def _categories(file: Path, entries: list[Any]) -> list[tuple[int, str]]:
+    found: dict[int, str] = {}
+    for entry in entries:
+        well_formed = isinstance(entry, dict) and type(entry.get("id")) is int and isinstance(entry.get("name"), str)
+        if not well_formed:
+            raise DataError(f"{file}: a category without a whole number as id and a name: {str(entry)[:80]}")
+        if entry["id"] in found:
+            raise DataError(f"{file}: category id {entry['id']} occurs more than once")
+        found[entry["id"]] = entry["name"]
+    return sorted(found.items())
+
+
+def _compact(segmentation: Any) -> Any:
+    """Polygons as arrays, a quarter of the memory of lists; anything odd stays for the check."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    return [_array(polygon) for polygon in segmentation]
+
+
+def _array(polygon: Any) -> Any:
+    try:
+        values = np.array(polygon)
+    except (ValueError, OverflowError):
+        return polygon
+    flat = isinstance(polygon, list) and values.ndim == 1 and values.dtype.kind in "iuf"
+    return values.astype(np.float64, copy=False) if flat else polygon
+
+
+def read_box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """The half-open box (x0, y0, x1, y1) of an annotation's ``bbox``, which is x, y, width, height.
+
+    Raises:
+        ValueError: when it is missing or not four numbers.
+    """
+    box = row.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
+        raise ValueError(f"{row.get('label', 'annotation')}: the bbox is not four numbers")
+    try:
+        x, y, width, height = (float(value) for value in box)
+    except OverflowError:
+        raise ValueError(f"{row.get('label', 'annotation')}: the bbox is not four finite numbers") from None
+    return x, y, x + width, y + height

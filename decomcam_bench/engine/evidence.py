@@ -1,0 +1,267 @@
+"""Builds what methods and metrics see of a batch of pairs from one backbone pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decomcam_bench.core.errors import ConfigError, ModelError, unknown
+from decomcam_bench.datasets.base import Target
+from decomcam_bench.methods.base import EXTRAS, Evidence, Method, explained
+from decomcam_bench.methods.controls import BadMaskError
+from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, similarity_to_score
+from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.models.towers import LayerState
+
+
+def pair_seed(seed: int, image_id: str, class_id: int) -> int:
+    """A seed for one pair, the same on every machine and in every order of evaluation."""
+    digest = hashlib.sha256(f"{seed}\0{image_id}\0{class_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+#: All that a method may name in its ``needs``.
+NEEDS = ("gradients", "score", "head", "object_masks", *EXTRAS)
+
+
+def check_needs(model: ClipModel, method: Method, layer: str) -> None:
+    """Refuses a method that reads what the model cannot give at a layer (empty: it reads none).
+
+    Raises:
+        ConfigError: for a need that does not exist.
+        ModelError: for one that this image tower does not have.
+    """
+    name = type(method).__name__
+    for need in sorted(method.needs):
+        if need not in NEEDS:
+            raise ConfigError(f"method {name}: {unknown('need', need, NEEDS)}")
+        reason = model.tower.lacks(need, layer)
+        if reason:
+            raise ModelError(
+                f"method {name} cannot explain model {model.name}"
+                f"{f' at layer={layer}' if layer else ''}: {reason}; use a model with a ViT tower "
+                f"(toyclip_vit, vit_b32, vit_b16, vit_l14) and one of the layers before its end"
+            )
+        if need == "attentions" and not layer:
+            raise ConfigError(f"method {name}: attentions follow a layer, so a method that needs them reads one")
+
+
+@dataclass
+class Batch:
+    """P pairs of N images with one backbone pass.
+
+    Attributes:
+        images: (N, 3, H, W), normalised, on the device.
+        backbone: of the images.
+        image_of, class_ids: int64 (P,) on the device.
+        image_ids: N ids.
+        targets: P annotated classes.
+        geometries: N geometries.
+        region: ``box`` or ``mask``, what the oracle control draws.
+    """
+
+    images: Tensor
+    backbone: Backbone
+    image_of: Tensor
+    class_ids: Tensor
+    image_ids: Sequence[str]
+    targets: Sequence[Target]
+    geometries: Sequence[Geometry]
+    region: str
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def object_masks(self) -> Tensor:
+        """The annotated region of each pair at input resolution, bool (P, H, W).
+
+        Raises:
+            BadMaskError: when those of some pairs cannot be decoded; it carries the others.
+        """
+        masks = []
+        reasons: dict[int, str] = {}
+        for pair, (image, target) in enumerate(zip(self.image_of.tolist(), self.targets, strict=True)):
+            geometry = self.geometries[image]
+            try:
+                mask = target.object_mask() if self.region == "mask" else None
+            except ValueError as error:
+                reasons[pair] = str(error)
+                mask = np.zeros((geometry.height, geometry.width), dtype=bool)
+            if mask is None:
+                mask = target.box_mask(geometry.height, geometry.width)
+            masks.append(geometry.mask_to_input(mask))
+        found = torch.from_numpy(np.stack(masks)).to(self.images.device)
+        if reasons:
+            raise BadMaskError(found, reasons)
+        return found
+
+
+class EvidenceMaker:
+    """Makes :class:`Evidence` for a model and its texts.
+
+    Args:
+        batch_size: most images, or pairs, through the model at a time.
+        seed: of methods that draw at random.
+    """
+
+    def __init__(self, model: ClipModel, bank: TextBank, batch_size: int, seed: int) -> None:
+        self.model, self.bank, self.batch_size, self.seed = model, bank, batch_size, seed
+        self._checked: set[tuple[str, str]] = set()
+        self._surgery: tuple[Backbone | None, dict[tuple[int, str], tuple[Tensor, Tensor]]] = (None, {})
+
+    def evidence(self, batch: Batch, layer: str, kind: str, needs: frozenset[str] = frozenset()) -> Evidence:
+        """What the model saw of the pairs at a layer (empty: none), scored by ``kind``.
+
+        Args:
+            needs: of the methods that it is for; only the extras among them are given.
+        """
+        model, bank = self.model, self.bank
+        count = len(batch.images)
+        state = batch.backbone.states[layer] if layer else LayerState(batch.images.new_zeros(count, 0, 1, 1))
+
+        def score(images: Tensor, pair: Tensor) -> Tensor:
+            features = model.embed(images, "method_scored")
+            return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
+
+        def head(activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
+            self._check_unseen(layer, kind, state, batch)
+            context = tuple(tensor[batch.image_of[pair]] for tensor in state.context)
+            with torch.no_grad():
+                features = model.head(layer, activations, context, beside)
+            return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
+
+        def gradients() -> Tensor:
+            found = model.gradients(layer, state, batch.image_of, batch.class_ids, bank, kind, self.batch_size)
+            self._check(layer, kind, found, batch)
+            return found
+
+        def attentions() -> Tensor:
+            return model.attentions(layer, state, batch.image_of, batch.class_ids, bank, kind, self.batch_size)
+
+        extras: dict[str, Callable[..., Any]] = {
+            "attentions": attentions,
+            "surgery_features": lambda blocks, values: self._surgery_features(batch, blocks, values),
+            "text_embeddings": lambda: bank.embeddings,
+            "class_ids": lambda: batch.class_ids,
+        }
+        images_of = batch.image_of.tolist()
+        return Evidence(
+            images=batch.images,
+            image_of=batch.image_of,
+            image_activations=state.activations,
+            gradients_source=gradients,
+            score=score,
+            head=head,
+            mean=model.mean,
+            std=model.std,
+            seeds=[
+                pair_seed(self.seed, batch.image_ids[image], target.class_id)
+                for image, target in zip(images_of, batch.targets, strict=True)
+            ],
+            object_masks=batch.object_masks,
+            extras={name: make for name, make in extras.items() if name in needs},
+            pair_names=[
+                (batch.image_ids[image], target.class_id)
+                for image, target in zip(images_of, batch.targets, strict=True)
+            ],
+            map_to_input=lambda pair, found: batch.geometries[images_of[pair]].map_to_input(found),
+            batch_size=self.batch_size,
+        )
+
+    def _surgery_features(self, batch: Batch, blocks: int, values: str) -> tuple[Tensor, Tensor]:
+        """One pass of the batch's images, kept for the other pairs of the same images."""
+        if self._surgery[0] is not batch.backbone:
+            self._surgery = (batch.backbone, {})
+        kept = self._surgery[1]
+        if (blocks, values) not in kept:
+            kept[blocks, values] = self.model.surgery_features(batch.images, blocks, values)
+        return kept[blocks, values]
+
+    def _check(self, layer: str, kind: str, gradients: Tensor, batch: Batch) -> None:
+        """Refuses a layer whose gradients are all zero or not finite where those of other layers are not.
+
+        Where no layer has any, or none but for rounding, the pairs are to blame: they fail one by one,
+        and the next batch is looked at in its turn.
+        """
+        if (layer, kind) in self._checked or not len(batch):
+            return
+        if not usable(gradients):
+            good = self._working_layers(batch, kind)
+            if not good or layer in good:
+                return
+            what = "zero" if bool(torch.isfinite(gradients).all()) else "not finite"
+            raise ModelError(
+                f"layer={layer}: the gradients of {self.model.name} are {what} there; "
+                f"layers that work: {', '.join(good)}"
+            )
+        self._checked.add((layer, kind))
+
+    def _check_unseen(self, layer: str, kind: str, state: LayerState, batch: Batch) -> None:
+        """The same for methods that put activations back into the network and read no gradient of them."""
+        if (layer, kind) not in self._checked:
+            with counted_apart(self.model):
+                found = self.model.gradients(
+                    layer, state, batch.image_of[:1], batch.class_ids[:1], self.bank, kind, self.batch_size
+                )
+            self._check(layer, kind, found, batch)
+
+    def _working_layers(self, batch: Batch, kind: str) -> list[str]:
+        names = self.model.tower.layers
+        with counted_apart(self.model):
+            states = self.model.backbone(batch.images[batch.image_of[:1]], names).states
+            first = torch.zeros(1, dtype=torch.long, device=batch.images.device)
+            return [
+                name
+                for name in names
+                if usable(self.model.gradients(name, states[name], first, batch.class_ids[:1], self.bank, kind))
+            ]
+
+    def remap(self, batch: Batch, layer: str, method: Method, rank: int | None) -> Callable[[Tensor], Tensor] | None:
+        """A function from changed images (P, 3, H, W) of the pairs to their maps (P, H, W).
+
+        Every pass that it takes counts as metric-scored. None for a method that is not repeatable.
+        """
+        if not method.repeatable:
+            return None
+
+        def maps_of(images: Tensor) -> Tensor:
+            with counted_apart(self.model) as passes:
+                pairs = torch.arange(len(batch), device=batch.images.device)
+                changed = Batch(
+                    images,
+                    self.model.backbone(images, [layer] if layer else []),
+                    pairs,
+                    batch.class_ids,
+                    [batch.image_ids[image] for image in batch.image_of.tolist()],
+                    batch.targets,
+                    [batch.geometries[image] for image in batch.image_of.tolist()],
+                    batch.region,
+                )
+                explanation = explained(method, self.evidence(changed, layer, method.score, method.needs), [rank])[rank]
+                maps = explanation.maps((images.shape[-2], images.shape[-1]))
+            self.model.passes.metric_scored += passes.backbone + passes.head + passes.method_scored
+            return maps
+
+        return maps_of
+
+
+def usable(gradients: Tensor) -> bool:
+    """Whether any gradient is neither zero nor non-finite."""
+    return bool((torch.isfinite(gradients) & (gradients != 0)).any())
+
+
+@contextmanager
+def counted_apart(model: ClipModel) -> Iterator[Passes]:
+    """Counts the passes of a block on their own instead of with the run's."""
+    kept, model.passes = model.passes, Passes()
+    try:
+        yield model.passes
+    finally:
+        model.passes = kept

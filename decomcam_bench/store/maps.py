@@ -1,0 +1,176 @@
+"""Kept maps: what ``save_maps=true`` writes, and metrics that are added to it without the model.
+
+``maps/part-*.npz`` of a cell, one file a part, uncompressed, without loss:
+
+    image_index  int32 (n,)           of the pairs that have a map: position of the image in the run
+    class_id     int32 (n,)
+    native       float32 (n, h, w)    the map before upsampling: 196 bytes at 7 x 7
+    mode         text                 how it is upsampled: bilinear, bicubic, or none
+    size         int64 (2,)           of the model's input, (H, W)
+    forward      int32 (n,)           passes that each map took; older parts have none
+    channels     int64                of the layer, for the passes that all maps took alike
+    without_map  int32 (m, 2)         position and class id of the pairs whose map failed, their image sound
+
+The map at input resolution is ``upsample(native, size, mode)``, its negative values set to 0.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from decomcam_bench.core.errors import StoreError
+from decomcam_bench.core.mapfiles import SUFFIXES, file_stem
+from decomcam_bench.methods.base import Explanation
+from decomcam_bench.metrics.base import MapMetric, Metric, Work
+from decomcam_bench.store.store import RECORDS, Cell
+
+#: Maps that are upsampled at a time.
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class KeptMaps:
+    """The maps of one part of a cell; see the module."""
+
+    image_index: np.ndarray
+    class_id: np.ndarray
+    native: np.ndarray
+    mode: str
+    size: tuple[int, int]
+    channels: int
+    without_map: frozenset[tuple[int, int]]
+    forward: np.ndarray | None = None
+
+    def at_input(self, chosen: Sequence[int], device: torch.device | str = "cpu") -> np.ndarray:
+        """Some of the maps at the model's input resolution, as a run computes them: float32 (n, H, W)."""
+        native = torch.from_numpy(self.native[list(chosen)]).to(device)
+        return Explanation(native, self.mode).maps(self.size).cpu().numpy()
+
+
+def pack(
+    kept: Sequence[tuple[int, int, str, np.ndarray, int]],
+    without: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+    channels: int,
+) -> dict[str, np.ndarray]:
+    """The arrays of a part.
+
+    Args:
+        kept: image position, class id, mode, native map, float32 (h, w), and forward passes of each pair
+            with a map. Where pairs differ in mode or size all are kept at the model's input resolution.
+        without: image position and class id of each pair whose map failed.
+    """
+    forms = {(mode, native.shape) for _, _, mode, native, _ in kept}
+    mode = next(iter(forms))[0] if len(forms) == 1 else "none"
+    maps = [native for _, _, _, native, _ in kept]
+    if len(forms) > 1:
+        maps = [Explanation(torch.from_numpy(native)[None], m).maps(size)[0].numpy() for _, _, m, native, _ in kept]
+    return {
+        "image_index": np.array([position for position, *_ in kept], dtype=np.int32),
+        "class_id": np.array([class_id for _, class_id, *_ in kept], dtype=np.int32),
+        "native": np.stack(maps) if maps else np.zeros((0, 1, 1), np.float32),
+        "mode": np.array(mode),
+        "size": np.array(size, dtype=np.int64),
+        "forward": np.array([forward for *_, forward in kept], dtype=np.int32),
+        "channels": np.array(channels, dtype=np.int64),
+        "without_map": np.array(without, dtype=np.int32).reshape(-1, 2),
+    }
+
+
+def read_maps(cell: Cell, part: int) -> KeptMaps:
+    """The maps of a sealed part.
+
+    Raises:
+        StoreError: when the file is damaged.
+    """
+    path = cell.part("maps", part)
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            height, width = (int(side) for side in data["size"])
+            return KeptMaps(
+                data["image_index"],
+                data["class_id"],
+                data["native"],
+                str(data["mode"]),
+                (height, width),
+                int(data["channels"]),
+                frozenset((int(position), int(class_id)) for position, class_id in data["without_map"]),
+                data["forward"] if "forward" in data.files else None,
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(
+            f"{path}: damaged ({type(error).__name__}); delete the file and run the same command again"
+        ) from error
+
+
+def suffices(metric: Metric) -> bool:
+    """Whether a metric can be computed from kept maps alone.
+
+    Not so: metrics that run the model, that look at components, or that measure a machine.
+    """
+    return (
+        isinstance(metric, MapMetric)
+        and "components" not in metric.needs
+        and not any(column.machine for column in metric.columns)
+    )
+
+
+def work_of(cost: Any) -> Work:
+    """What a map took, from the cost of its method; time and memory are not known."""
+    return Work(1 + cost.backbone + cost.scored, cost.head + cost.backward, cost.backward)
+
+
+def export(cell: Cell, folder: Path) -> int:
+    """Writes the kept maps of a cell as files that ``method=files`` reads; returns their number.
+
+    They are float32 .npy at the model's input resolution.
+
+    Raises:
+        StoreError: when the cell has kept no maps, not all of them, or the folder cannot be written or
+            holds maps of other pairs, which would be scored with these.
+    """
+    missing = sorted(set(range(cell.parts)) - cell.sealed("maps"))
+    if missing:
+        raise StoreError(
+            f"cell {cell.key}: {len(missing)} of {cell.parts} parts of its maps are not kept; "
+            f"run it with save_maps=true"
+        )
+    count = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_others(cell, folder)
+        for part in range(cell.parts):
+            kept, names = read_maps(cell, part), image_ids(cell.read_part(RECORDS, part))
+            for start in range(0, len(kept.native), CHUNK):
+                chosen = range(start, min(start + CHUNK, len(kept.native)))
+                for place, saliency in zip(chosen, kept.at_input(chosen), strict=True):
+                    stem = file_stem(names[int(kept.image_index[place])], int(kept.class_id[place]))
+                    np.save(folder / f"{stem}.npy", saliency)
+                    count += 1
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
+    return count
+
+
+def _refuse_others(cell: Cell, folder: Path) -> None:
+    own: set[str] = set()
+    for part in range(cell.parts):
+        records = cell.read_part(RECORDS, part)
+        ok = records[records["status"] == "ok"]
+        own.update(f"{file_stem(*pair)}.npy" for pair in zip(ok["image_id"], ok["class_id"], strict=True))
+    others = [file.name for file in folder.iterdir() if file.suffix in SUFFIXES and file.name not in own]
+    if others:
+        raise StoreError(f"--out {folder}: holds other maps already, such as {min(others)}; name an empty folder")
+
+
+def image_ids(records: pd.DataFrame) -> dict[int, str]:
+    """Image id by position, of the records of a part."""
+    return {int(p): str(i) for p, i in zip(records["position"], records["image_id"], strict=True)}

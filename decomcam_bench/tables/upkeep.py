@@ -1,0 +1,269 @@
+"""Looking after a store: inspect, compare two cells image by image, remove leftovers, hand over."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from decomcam_bench.core.errors import ConfigError, StoreError, unknown
+from decomcam_bench.metrics.base import Metric
+from decomcam_bench.stats.statistics import Comparison, compare
+from decomcam_bench.store.reader import evaluated, find_metrics, image_values, metric_label, metric_of, metric_records
+from decomcam_bench.store.store import RECORDS, Cell, Store
+from decomcam_bench.tables.tables import IDENTITY, counts, is_complete, metric_values, order, reasons
+
+EXPORTS = (".csv", ".parquet")
+
+
+def find_cell(results: str | Path, key: str) -> Cell:
+    """The cell whose key begins with ``key``.
+
+    Raises:
+        StoreError: when none or several do.
+    """
+    store = Store(results)
+    folder = store.root / "cells"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    found = [name for name in names if key and name.startswith(key)]
+    if len(found) > 1:
+        raise StoreError(f"{results}: {key} begins several keys: {', '.join(found)}")
+    cell = store.cell(found[0]) if found else None
+    if cell is None:
+        raise StoreError(f"{results}: has no cell {key}; `decomcam-bench results list` names the keys")
+    return cell
+
+
+def listing(results: str | Path) -> pd.DataFrame:
+    """One row a cell: labels, metrics, parts that are there, bytes, key."""
+    rows = []
+    for cell in sorted(Store(results).cells(), key=order):
+        metrics = cell.metrics()
+        have = min(len(cell.sealed(stream)) for stream in (RECORDS, *metrics))
+        size = sum(file.stat().st_size for file in cell.folder.rglob("*") if file.is_file())
+        rows.append(
+            {
+                **{name: cell.display[name] for name in IDENTITY},
+                "metrics": ", ".join(metric_label(content) for content in metrics.values()),
+                "images": cell.images,
+                "parts": f"{have}/{cell.parts}",
+                "bytes": size,
+                "key": cell.key,
+            }
+        )
+    return pd.DataFrame(rows, columns=[*IDENTITY, "metrics", "images", "parts", "bytes", "key"]).astype(
+        {"rank": "Int64"}
+    )
+
+
+def commands(cell: Cell) -> list[str]:
+    """The commands that compute a cell again, for a shell: one, and one more for each metric with options."""
+    described = list(cell.metrics().values())
+    plain = [content["name"] for content in described if not content.get("overrides")]
+    metrics = [[f"metric={','.join(plain)}"]] if plain or not described else []
+    metrics += [[f"metric={c['name']}", *c["overrides"]] for c in described if c.get("overrides")]
+    return [shlex.join(["decomcam-bench", "run", *map(str, cell.display["overrides"]), *own]) for own in metrics]
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """Everything that the store knows of a cell, ready for JSON."""
+    records = cell.read(RECORDS, lambda name: name in ("status", "reason"))
+    metrics = {}
+    for key, content in cell.metrics().items():
+        whole = is_complete(cell, key)
+        own = metric_records(cell, key)
+        metrics[metric_label(content)] = {
+            "key": key,
+            "complete": whole,
+            **counts(own),
+            "reasons": reasons(own),
+            "identity": content["identity"],
+            "values": {k: None if v != v else v for k, v in metric_values(cell, key, content).items()} if whole else {},
+        }
+    return {
+        "key": cell.key,
+        "folder": str(cell.folder),
+        "labels": {name: cell.display[name] for name in IDENTITY},
+        "repeat": commands(cell),
+        "images": cell.images,
+        "complete": is_complete(cell),
+        **counts(records),
+        "reasons": reasons(records),
+        "identity": dict(cell.identity),
+        "metrics": metrics,
+    }
+
+
+@dataclass
+class CellComparison:
+    """One number of two cells.
+
+    Attributes:
+        column: its label.
+        paired: second - first over the pairs that both have.
+        images: ``first``, ``second``, ``change`` by image, largest change first.
+    """
+
+    column: str
+    paired: Comparison
+    images: pd.DataFrame
+
+
+def compare_cells(first: Cell, second: Cell, metric: str | None = None) -> list[CellComparison]:
+    """Compares the metrics that two complete cells have in common, image by image.
+
+    Args:
+        metric: only this one.
+
+    Raises:
+        StoreError: when they have none in common.
+        ConfigError: for a metric that they have not in common.
+    """
+    theirs = second.metrics()
+    shared = {
+        key: content
+        for key, content in first.metrics().items()
+        if key in theirs and is_complete(first, key) and is_complete(second, key)
+    }
+    if not shared:
+        raise StoreError(f"cells {first.key} and {second.key} have no complete metric in common")
+    chosen = list(shared) if metric is None else find_metrics(shared, metric)
+    if metric is not None and not chosen:
+        raise ConfigError(unknown("metric of both cells", metric, [metric_label(c) for c in shared.values()]))
+    made = []
+    for key in chosen:
+        own = metric_of(shared[key])
+        both = [evaluated(metric_records(cell, key), own) for cell in (first, second)]
+        made += _compare(own, shared[key], both[0], both[1])
+    return made
+
+
+def _compare(metric: Metric, content: Any, before: pd.DataFrame, after: pd.DataFrame) -> list[CellComparison]:
+    if not len(before) or not len(after):
+        return []
+    paired = compare(metric, after, before)
+    each = [image_values(metric.image_sums(records)) for records in (before, after)]
+    made = []
+    for column in content["columns"]:
+        if column.get("detail") or column.get("machine") or column["direction"] == "none":
+            continue
+        both = pd.DataFrame({"first": each[0][column["name"]], "second": each[1][column["name"]]}).dropna()
+        both["change"] = both["second"] - both["first"]
+        largest = both["change"].abs().sort_values(ascending=False, kind="stable").index
+        made.append(CellComparison(column["label"], paired[column["name"]], both.loc[largest]))
+    return made
+
+
+def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
+    """Removes what an interrupted run left: cells without a finished part, damaged parts, temporary
+    files. Unfinished cells with finished parts stay, for they are continued. A cell that is being
+    written, whose description is gone or cannot be read, or that a newer version has written to, is
+    left alone.
+
+    Returns:
+        One line for each thing removed (or, with ``dry_run``, that would be).
+    """
+    store = Store(results)
+    folder = store.root / "cells"
+    lines: list[str] = []
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not entry.is_dir():
+            continue
+        lock = FileLock(str(entry / "lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            lines.append(f"kept {entry.name}: it is being written")
+            continue
+        except OSError as error:
+            lines.append(f"kept {entry.name}: cannot be written ({error.strerror})")
+            continue
+        try:
+            lines += _clean(store, entry, dry_run)
+        except StoreError as error:
+            # Written by a newer version, or damaged: for the user to decide.
+            lines.append(f"kept {entry.name}: {error}")
+        except OSError as error:
+            lines.append(f"kept {entry.name}: {error.filename} cannot be removed ({error.strerror})")
+        finally:
+            lock.release()
+            # The lock itself may have made the folder again.
+            if not dry_run and not any(file.name != "lock" for file in entry.glob("*")):
+                shutil.rmtree(entry, ignore_errors=True)
+    return lines
+
+
+def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
+    cell = store.cell(entry.name)
+    if cell is None and entry in store.orphans():
+        return [f"kept {entry.name}: has records but no cell.json; run its command again to restore it"]
+    if cell is None or not any(cell.sealed(stream) for stream in (RECORDS, *cell.metrics())):
+        if not dry_run:
+            shutil.rmtree(entry)
+        return [f"removed cell {entry.name}: no finished part"]
+    doomed = sorted(entry.rglob(".*.tmp"))
+    for stream in (RECORDS, "maps", *cell.metrics()):
+        whole = {cell.part(stream, number) for number in cell.sealed(stream)}
+        doomed += [file for file in sorted(cell.stream(stream).glob("part-*")) if file not in whole]
+    if not dry_run:
+        for file in doomed:
+            file.unlink(missing_ok=True)
+    return [f"removed {file}" for file in doomed]
+
+
+def export(results: str | Path, out: str | Path, keys: Sequence[str] = (), metric: str | None = None) -> int:
+    """Writes the records of cells as one long table: CSV or Parquet by the file's ending.
+
+    One row a pair and metric: the cell's labels and key, ``metric`` with its options, then the records' own columns;
+    values that a metric does not have are empty. Curves are JSON lists in CSV.
+
+    Args:
+        keys: only these cells; all by default.
+        metric: only this one.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        ConfigError: for another ending, or a metric that no cell has.
+        StoreError: when there is nothing to write.
+    """
+    out = Path(out)
+    if out.suffix not in EXPORTS:
+        raise ConfigError(f"--out {out}: must end in {' or '.join(EXPORTS)}")
+    found = [find_cell(results, key) for key in keys] if keys else sorted(Store(results).cells(), key=order)
+    frames, names = [], []
+    for cell in {cell.key: cell for cell in found}.values():
+        metrics = cell.metrics()
+        names += [metric_label(content) for content in metrics.values()]
+        for key in metrics if metric is None else find_metrics(metrics, metric):
+            records = cell.read(key)
+            records.insert(0, "metric", metric_label(metrics[key]))
+            for name in reversed(IDENTITY):
+                records.insert(0, name, cell.display[name])
+            records.insert(0, "key", cell.key)
+            frames.append(records)
+    if metric is not None and names and not frames:
+        raise ConfigError(unknown("metric", metric, list(dict.fromkeys(names))))
+    if not frames:
+        raise StoreError(f"{results}: has no records to export")
+    table = pd.concat([frame.astype({"rank": "Int64"}) for frame in frames], ignore_index=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".parquet":
+            table.to_parquet(out, index=False)
+        else:
+            for name in table.columns:
+                if table[name].dtype == object:
+                    table[name] = table[name].map(lambda v: json.dumps(v.tolist()) if hasattr(v, "tolist") else v)
+            table.to_csv(out, index=False, lineterminator="\n")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
+    return len(table)
