@@ -7,7 +7,11 @@ neither torch nor Hydra.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
+import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import cache
@@ -17,6 +21,7 @@ from typing import Any
 import yaml
 
 from decomcam_bench.core.errors import ConfigError, unknown
+from decomcam_bench.core.fingerprint import PACKAGE, reached, source_digest, source_root
 
 #: Keys of a YAML that describe the choice and are no parameter of its class.
 DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics")
@@ -51,13 +56,14 @@ def read(group: str, name: str) -> dict[str, Any]:
 
 
 def implementation(group: str, path: str) -> type:
-    """The class that ``module:Class`` names.
+    """Import the class that ``module:Class`` names, again if its file or one that it imports was edited.
 
     Raises:
         ConfigError: when the module or the class does not exist.
     """
     module_name, _, class_name = path.partition(":")
     try:
+        _forget_edited(module_name)
         found = getattr(importlib.import_module(module_name), class_name)
     except ImportError as error:
         raise ConfigError(f"{group}.impl={path}: cannot import '{module_name}' ({error})") from error
@@ -67,7 +73,90 @@ def implementation(group: str, path: str) -> type:
         raise ConfigError(f"{group}.impl={path}: '{module_name}' raises {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and is_dataclass(found)):
         raise ConfigError(f"{group}.impl={path}: not a dataclass; its fields are the options of a {group}")
+    _imported[group, identifier(found)] = found
     return found
+
+
+def identifier(found: type) -> str:
+    """Return the stable id of a class: its own ``id``, or its name. A subclass inherits none."""
+    return str(found.__dict__.get("id") or found.__name__)
+
+
+def is_own(found: type) -> bool:
+    """Return True for a class of this package."""
+    return found.__module__.partition(".")[0] == PACKAGE
+
+
+def code_identity(found: type) -> dict[str, Any]:
+    """Return what identifies the code of a class: id and version; from elsewhere the digest of its source too."""
+    identity: dict[str, Any] = {"id": identifier(found), "version": getattr(found, "version", 1)}
+    if not is_own(found):
+        identity["source"] = _source(found)
+    return identity
+
+
+def _source(found: type) -> str:
+    file = inspect.getsourcefile(found) if found.__module__ != "__main__" else None
+    if file and Path(file).is_file():
+        return source_digest(file, found.__module__)
+    try:
+        return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()[:16]
+    except (OSError, TypeError):
+        return ""
+
+
+def installed(group: str, wanted: str, name: str = "") -> type | None:
+    """Return the installed class with an id, or None.
+
+    Only classes that a YAML of ``configs`` names, or that this process has imported for its user, are found;
+    nothing that a results store says is imported.
+
+    Args:
+        group: of the choice.
+        wanted: the id.
+        name: of the YAML that probably names it; looked at first.
+    """
+    if (group, wanted) in _imported:
+        return _imported[group, wanted]
+    for choice in sorted(names(group), key=lambda other: other != name):
+        path = str(read(group, choice).get("impl", ""))
+        if ":" not in path:
+            continue
+        try:
+            found = implementation(group, path)
+        except ConfigError:
+            continue
+        if identifier(found) == wanted:
+            return found
+    return None
+
+
+#: Classes that were imported by this process, by group and id.
+_imported: dict[tuple[str, str], type] = {}
+#: Digests of modules from elsewhere and what they import, when they were imported.
+_digests: dict[str, str] = {}
+
+
+def _forget_edited(module: str) -> None:
+    """Drop a module from elsewhere, and those next to it that it imports, if any was edited since its import."""
+    if module.partition(".")[0] == PACKAGE:
+        return
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    if file is None or not Path(file).is_file() or module == "__main__":
+        return
+    path = Path(file).resolve()
+    digest = source_digest(path, module)
+    if _digests.setdefault(module, digest) == digest:
+        return
+    edited = set(reached(path, source_root(path, module)))
+    for name, other in list(sys.modules.items()):
+        place = getattr(other, "__file__", None)
+        if place and Path(place).resolve() in edited:
+            del sys.modules[name]
+            Path(importlib.util.cache_from_source(place)).unlink(missing_ok=True)
+    importlib.invalidate_caches()
+    _digests[module] = digest
 
 
 def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +202,6 @@ def build(group: str, config: Mapping[str, Any]) -> Any:
     try:
         return found(**options(group, config))
     except (TypeError, ValueError) as error:
-        if found.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        if is_own(found):
             raise
         raise ConfigError(f"{group}.impl={config['impl']}: {error}") from error

@@ -205,6 +205,8 @@ class Dataset(abc.ABC):
         ids: only these image ids: a list, a single one, or the path of a text file with one a line.
         region: what localisation protocols use for this data set unless told otherwise:
             ``box`` or ``mask``.
+        id: stable name of the class in cell keys, whatever file holds it; the class's name if empty.
+        version: bump it when what a sample holds changes though its files do not: it is part of the cell key.
         has_parts: whether targets carry parts.
         causal_preset: preset of deletion and insertion unless told otherwise.
     """
@@ -217,6 +219,7 @@ class Dataset(abc.ABC):
     subset_seed: int = 0
     ids: Any = None
 
+    id: ClassVar[str] = ""
     region: ClassVar[str] = "box"
     has_parts: ClassVar[bool] = False
     causal_preset: ClassVar[str] = "rise"

@@ -22,6 +22,8 @@ class AttentionRelevance(MapMethod):
     authors' notebook for CLIP; ``layer=block0`` is all of them, as the paper.
     """
 
+    id = "gae"
+
     needs: ClassVar[frozenset[str]] = frozenset({"attentions"})
 
     def map(self, evidence: Evidence) -> Explanation:

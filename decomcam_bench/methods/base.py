@@ -241,6 +241,10 @@ class Method(abc.ABC):
     """Base of all methods. Subclasses are dataclasses; their fields are their parameters.
 
     Attributes:
+        id: stable name of the class in cell keys, whatever file holds it; the class's name if empty. A
+            subclass declares its own.
+        uses_layer: whether it reads a layer of the model; a control does not.
+        random: whether it draws at random, so that the seed is part of what it is.
         needs: what it reads beside images and activations: any of ``gradients``, ``score``,
             ``head``, ``object_masks`` and names of extras.
         ranked: whether :meth:`explain` depends on the rank.
@@ -250,11 +254,12 @@ class Method(abc.ABC):
             from elsewhere cannot be computed again.
         score: what is differentiated and what masked images are scored with: ``logits``
             (100 cosine), ``cosine``, or ``softmax`` over the data set's prompts.
-        version: raised when the maps change, since it is part of the cell key.
+        version: bump it when the maps change: it is part of the cell key.
     """
 
     score: str = "logits"
 
+    id: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     ranked: ClassVar[bool] = False
     default_rank: ClassVar[int] = 10

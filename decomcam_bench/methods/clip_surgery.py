@@ -46,6 +46,8 @@ class ClipSurgery(MapMethod):
             is below zero (``zero``).
     """
 
+    id = "clip_surgery"
+
     blocks: int = 6
     values: str = "plain"
     normalise: str = "features"

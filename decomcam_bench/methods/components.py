@@ -113,6 +113,8 @@ class DeepFeatureFactorization(ScoredComponents):
             have none), or each channel is shifted to minimum 0 (``shift``, as pytorch-grad-cam).
     """
 
+    id = "dff"
+
     iterations: int = 200
     negative: str = "relu"
 
@@ -168,6 +170,8 @@ class TopChannels(ClassMapComponents):
     behind a ReLU is zero and not scored.
     """
 
+    id = "topchannels"
+
     def component_maps(self, evidence: Evidence, failures: Failures, rank: int) -> Tensor:
         return _padded(self.class_maps(evidence, failures, rank).relu(), rank)
 
@@ -185,6 +189,8 @@ class ChannelClusters(ClassMapComponents):
         channels: class maps kept, those of largest channel weight; all if the layer has fewer.
         iterations: of Lloyd's algorithm at most.
     """
+
+    id = "kmeans"
 
     channels: int = 100
     iterations: int = 100

@@ -29,6 +29,8 @@ class Control(MapMethod):
 class Random(Control):
     """Independent uniform noise at input resolution, from the pair's seed; the same on every device."""
 
+    id = "random"
+
     random: ClassVar[bool] = True
 
     def map(self, evidence: Evidence) -> Explanation:
@@ -49,6 +51,8 @@ class Center(Control):
         sigma: its standard deviation as a share of each side.
     """
 
+    id = "center"
+
     sigma: float = 0.25
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class Center(Control):
 @dataclass
 class Edges(Control):
     """Magnitude of the Sobel gradient (3 x 3) of the luminance (ITU-R 601); mirrored borders."""
+
+    id = "edges"
 
     def map(self, evidence: Evidence) -> Explanation:
         pixels = evidence.pixels()
@@ -99,6 +105,8 @@ class Oracle(Control):
 
     A pair whose region cannot be decoded fails with the reason ``bad_mask: ...``, as in the metrics.
     """
+
+    id = "oracle"
 
     needs: ClassVar[frozenset[str]] = frozenset({"object_masks"})
 

@@ -91,6 +91,8 @@ class DecomCAM(Method):
         baseline: score the blurred image, and take its score off the others.
     """
 
+    id = "decomcam"
+
     channels: int = 100
     channel_weights: str = "gradcam"
     centring: bool = True

@@ -34,6 +34,8 @@ class MapFiles(MapMethod):
         dir: the folder.
     """
 
+    id = "files"
+
     dir: str = ""
 
     uses_layer: ClassVar[bool] = False

@@ -86,6 +86,8 @@ class GradientMethod(MapMethod):
 class GradCAM(GradientMethod):
     """sum_k mean(G_k) A_k (Selvaraju et al. 2017, equations 1 and 2)."""
 
+    id = "gradcam"
+
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         return weighted_sum(channel_weights(A, G, "gradcam"), A)
 
@@ -93,6 +95,8 @@ class GradCAM(GradientMethod):
 @dataclass
 class GradCAMPlusPlus(GradientMethod):
     """sum_k w_k A_k with the weights of Chattopadhay et al. 2018, see :func:`channel_weights`."""
+
+    id = "gradcam_pp"
 
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         return weighted_sum(channel_weights(A, G, "gradcam++"), A)
@@ -105,6 +109,8 @@ class XGradCAM(GradientMethod):
     Meant for activations behind a ReLU: where they may be negative, as the tokens of a ViT, the
     sum in the denominator may come near zero.
     """
+
+    id = "xgradcam"
 
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         weights = (G * A / (A.sum((2, 3), keepdim=True) + 1e-7)).sum((2, 3))
@@ -120,6 +126,8 @@ class HiResCAM(GradientMethod):
     norm's epsilon. A map whose largest value is below :data:`CANCELLED` of its terms (of half-precision
     evidence, half an epsilon of it) is none.
     """
+
+    id = "hirescam"
 
     version: ClassVar[int] = 2
 
@@ -141,6 +149,8 @@ class HiResCAM(GradientMethod):
 class LayerCAM(GradientMethod):
     """sum_k ReLU(G_k) A_k, element by element (Jiang et al. 2021)."""
 
+    id = "layercam"
+
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         return (G.relu() * A).sum(1)
 
@@ -148,6 +158,8 @@ class LayerCAM(GradientMethod):
 @dataclass
 class ElementWiseGradCAM(GradientMethod):
     """sum_k ReLU(G_k A_k), element by element (``GradCAMElementWise`` of pytorch-grad-cam)."""
+
+    id = "gradcam_elementwise"
 
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         return (G * A).relu().sum(1)
@@ -160,6 +172,8 @@ class WGradCAM(GradientMethod):
     Upsampled bicubically, as there. Channels of equal means all weigh 0, where the code divides
     0 by 0.
     """
+
+    id = "wgradcam"
 
     mode: ClassVar[str] = "bicubic"
 

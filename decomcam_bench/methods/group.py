@@ -37,6 +37,8 @@ class GroupCAM(MapMethod):
             mirrored at its border without repeating the border itself.
     """
 
+    id = "groupcam"
+
     score: str = "softmax"
     groups: int = 32
     percentile: float = 70.0

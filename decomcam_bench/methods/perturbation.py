@@ -102,6 +102,8 @@ class ScoreCAM(MapMethod):
         reading: one of the above.
     """
 
+    id = "scorecam"
+
     reading: str = "pgc"
 
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
@@ -158,6 +160,8 @@ class ScoreCAMPlusPlus(MapMethod):
     the masked image, meant to be the cosine similarity.
     """
 
+    id = "scorecam_pp"
+
     score: str = "cosine"
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients", "score"})
@@ -192,6 +196,8 @@ class GScoreCAM(MapMethod):
     Attributes:
         channels: how many are scored, all if the layer has fewer.
     """
+
+    id = "gscorecam"
 
     channels: int = 300
 
@@ -233,6 +239,8 @@ class AblationCAM(MapMethod):
             with a batch size of 1: 0 where the least activation is 0, else 1e7 below the least, also in
             the class token of a ViT, which makes little sense there.
     """
+
+    id = "ablationcam"
 
     fill: str = "zero"
 

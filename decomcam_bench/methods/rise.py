@@ -37,6 +37,8 @@ class RISE(MapMethod):
         probability: p.
     """
 
+    id = "rise"
+
     score: str = "softmax"
     masks: int = 4000
     grid: int = 7

@@ -60,6 +60,8 @@ class EigenCAM(MapMethod):
             pytorch-grad-cam shows. That one is slow, and may differ from machine to machine.
     """
 
+    id = "eigencam"
+
     sign: str = "spatial"
 
     def __post_init__(self) -> None:
@@ -81,6 +83,8 @@ class EigenCAM(MapMethod):
 @dataclass
 class EigenGradCAM(EigenCAM):
     """First principal component of G A, element by element (pytorch-grad-cam)."""
+
+    id = "eigengradcam"
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 

@@ -246,7 +246,10 @@ class Metric(abc.ABC):
     Attributes:
         name: the name of its YAML; the columns are named after it.
         limit: score only the pairs of the first N images of the run, or all.
-        version: raised when values change, since it is part of the metric key.
+        id: stable name of the class in metric keys, whatever file holds it; the class's name if empty. A
+            subclass declares its own.
+        version: bump it when the values of pairs change: it is part of the metric key, and tables leave
+            values of other versions out.
         needs: any of ``score`` (runs the model), ``components``, ``parts``, ``mask``, ``box``.
         tested: whether a difference between two methods is a matter of chance, to be tested; that of
             their costs is not.
@@ -258,6 +261,7 @@ class Metric(abc.ABC):
     name: str = ""
     limit: int | None = None
 
+    id: ClassVar[str] = ""
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset()
     tested: ClassVar[bool] = True

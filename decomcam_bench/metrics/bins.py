@@ -36,6 +36,8 @@ def accuracy_bin(correct: np.ndarray, count: np.ndarray) -> np.ndarray:
 class AccuracyBins(Causal):
     """Deletion, insertion and overall in bins of class accuracy; always of correct pairs alone."""
 
+    id = "accuracy_bins"
+
     version: ClassVar[int] = 3
     undefined: ClassVar[frozenset[str]] = frozenset(_CURVES)
     census: ClassVar[str] = "correct"

@@ -272,6 +272,8 @@ class MaxBoxAcc(ThresholdedBoxes):
         iou_levels: a hit from these IoUs on, each once; the mean over levels is reported.
     """
 
+    id = "maxboxacc"
+
     iou_levels: tuple[float, ...] = (0.5,)
 
     def __post_init__(self) -> None:
@@ -314,6 +316,8 @@ class MaxBoxAcc(ThresholdedBoxes):
 @dataclass
 class MeanBestIoU(ThresholdedBoxes):
     """Mean over pairs of the best IoU, at the threshold that is best for the data set."""
+
+    id = "mean_best_iou"
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -359,6 +363,8 @@ class OtsuBoxAccuracy(MapMetric):
     Attributes:
         iou_level: a hit from this IoU on.
     """
+
+    id = "otsu_box"
 
     iou_level: float = 0.5
 

@@ -154,6 +154,8 @@ class Causal(ModelMetric):
         area: trapezoid over the true ``fractions``, or ``even`` spacing as RISE.
     """
 
+    id = "causal"
+
     preset: str | None = None
     curves: str = "both"
     step: int | None = None

@@ -58,6 +58,8 @@ class ConfidenceDrop(ModelMetric):
         score: see :func:`decomcam_bench.metrics.causal.class_scores`.
     """
 
+    id = "confidence_drop"
+
     drop: str = "relative"
     confidence: str = "own"
     keep: float = 1.0
@@ -128,6 +130,8 @@ class ConfidenceDrop(ModelMetric):
 @dataclass
 class ADCC(ConfidenceDrop):
     """Average drop, coherency and complexity as one number."""
+
+    id = "adcc"
 
     needs: ClassVar[frozenset[str]] = frozenset({"score", "remap"})
 

@@ -32,6 +32,8 @@ class Efficiency(MapMetric):
         machine: report what belongs to the machine too.
     """
 
+    id = "efficiency"
+
     machine: bool = False
 
     version: ClassVar[int] = 2

@@ -31,6 +31,8 @@ class Energy(RegionMetric):
             the image.
     """
 
+    id = "energy"
+
     objects: str = "all"
 
     def __post_init__(self) -> None:

@@ -104,6 +104,8 @@ class PartAgreement(MapMetric):
         seed: of the floor.
     """
 
+    id = "parts"
+
     assign_by: str = "overlap"
     tolerance: float = 0.0
     point_radius: float = 0.1

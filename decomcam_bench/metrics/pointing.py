@@ -89,6 +89,8 @@ class PointingGame(RegionMetric):
         n_classes: classes of the data set; filled in by :meth:`resolve` for ``zero``.
     """
 
+    id = "pointing"
+
     tolerance: float = 15.0
     aggregate_by: str = "class_mean"
     absent_classes: str = "ignore"

@@ -70,6 +70,8 @@ class PxAP(RegionMetric):
         ignore: ``none``; or ``crowd``: pixels of crowd regions alone count neither way.
     """
 
+    id = "pxap"
+
     size: int | None = 224
     threshold_step: float = 0.01
     ignore: str = "none"

@@ -23,6 +23,8 @@ class ModelSource(abc.ABC):
     Attributes:
         geometry: ``squash`` or ``crop``, see :class:`~decomcam_bench.models.geometry.Geometry`.
         layer: the layer that ``layer=null`` means; empty for the tower's own default.
+        id: stable name of the class in cell keys, whatever file holds it; the class's name if empty.
+        version: bump it when preprocessing, towers or geometry change the maps: it is part of the cell key.
         untrained: options that give the same architecture random weights.
     """
 
@@ -30,6 +32,8 @@ class ModelSource(abc.ABC):
     geometry: str = "squash"
     layer: str = ""
 
+    id: ClassVar[str] = ""
+    version: ClassVar[int] = 2
     untrained: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:

@@ -41,6 +41,8 @@ class OpenClip(ModelSource):
         init_seed: of random weights.
     """
 
+    id = "openclip"
+
     arch: str = "RN50-quickgelu"
     pretrained: str = ""
     checkpoint: str = ""

@@ -138,6 +138,8 @@ class ToyClip(ModelSource):
         init_seed: of the random weights.
     """
 
+    id = "toyclip"
+
     tower: str = "resnet"
     weights: str = "shipped"
     init_seed: int = 0

@@ -54,6 +54,8 @@ class COCO(CocoDataset):
         crowds: ``keep`` them in boxes and masks, flagged (TorchRay), or ``drop`` them.
     """
 
+    id = "coco"
+
     year: int = 2017
     split: str = "val"
     crowds: str = "keep"

@@ -31,6 +31,8 @@ class CUB(FileDataset):
         split: ``test`` (5,794 images), ``train`` (5,994) or ``all``.
     """
 
+    id = "cub"
+
     split: str = "test"
 
     has_parts: ClassVar[bool] = True

@@ -75,6 +75,8 @@ class Custom(FileDataset):
         use: localise in the ``box`` or in the ``mask``.
     """
 
+    id = "custom"
+
     annotations: str | None = None
     images: str | None = None
     use: str = "box"

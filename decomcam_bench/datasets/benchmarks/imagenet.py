@@ -43,6 +43,8 @@ class ImageNet(LabelledImages):
         boxes: ``xml``, ``wsol``, or ``auto`` for whichever lies under the root (XML first).
     """
 
+    id = "imagenet"
+
     boxes: str = "auto"
 
     folder: ClassVar[str] = "imagenet"

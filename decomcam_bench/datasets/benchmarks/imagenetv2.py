@@ -32,6 +32,8 @@ class ImageNetV2(LabelledImages):
         variant: ``threshold0.7``, ``matched-frequency`` or ``top-images``.
     """
 
+    id = "imagenetv2"
+
     variant: str = "threshold0.7"
 
     folder: ClassVar[str] = "imagenetv2"

@@ -56,6 +56,8 @@ class PartImageNet(CocoDataset):
             ('Tibetan Mastiff', 'Tibetan Mastiff Head') and so makes finer classes.
     """
 
+    id = "partimagenet"
+
     split: str = "test"
     unit: str = "object"
 

@@ -64,6 +64,8 @@ class VOC(FileDataset):
         masks: read object masks from ``SegmentationObject`` where an image has them.
     """
 
+    id = "voc"
+
     year: int = 2007
     split: str = "test"
     classes: list[str] | None = None

@@ -35,6 +35,8 @@ class ToyBox(Dataset):
         size: number of scenes.
     """
 
+    id = "toybox"
+
     split: str = "test"
     size: int = 200
 

@@ -1,0 +1,312 @@
+"""Describe what a results store holds: typed descriptions of cells, metrics, columns and runs.
+
+Every description is one JSON file with a ``schema`` number and a ``digest`` over its content. This module turns
+them into objects and back, and reads what earlier schemas wrote. ``docs/store-format.md`` is the promise in words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = 2
+#: Labels of a cell in the order of a table's columns.
+IDENTITY = ("dataset", "model", "layer", "method", "rank")
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of an identity, written canonically."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shard_size(images: int) -> int:
+    """Return the images per shard: a 64th of the run, between 16 and 512, by the number of images alone."""
+    return min(512, max(16, -(-images // 64)))
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """Describe one number of the data set that a metric reports.
+
+    Attributes:
+        name: as the metric calls it.
+        label: as tables show it: the name, and options that were changed.
+        direction: ``higher``, ``lower`` or ``none``.
+        low: smallest possible value, or None.
+        high: largest possible value, or None.
+        unit: e.g. ``share``, ``px``, ``passes``.
+        value: the value of the records whose mean it is, or an empty string.
+        detail: True for a number that is shown on request only.
+        machine: True for a number that belongs to a machine.
+    """
+
+    name: str
+    label: str
+    direction: str
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    value: str = ""
+    detail: bool = False
+    machine: bool = False
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """Describe a metric of a cell.
+
+    Attributes:
+        id: of the metric's class, the same whatever file holds it.
+        version: of the definition that made the values.
+        options: all options, resolved for the data set.
+        name: of its YAML.
+        columns: its numbers.
+        overrides: command-line words that set its options again.
+        position: place among the metrics of the run that described it.
+        source: digest of the source of a class from outside the package, or an empty string.
+        created: time at which it was first described, ``YYYY-MM-DD HH:MM:SS``, or an empty string.
+    """
+
+    id: str
+    version: int
+    options: Mapping[str, Any]
+    name: str
+    columns: tuple[ColumnInfo, ...]
+    overrides: tuple[str, ...] = ()
+    position: int = 0
+    source: str = ""
+    created: str = ""
+    #: The identity as schema 1 wrote it, from which its key follows.
+    earlier: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its values: the key is the hash of this."""
+        if self.earlier is not None:
+            return dict(self.earlier)
+        source = {"source": self.source} if self.source else {}
+        return {"id": self.id, "version": self.version, **source, "options": dict(self.options)}
+
+    @property
+    def key(self) -> str:
+        """The folder of its values."""
+        return key_of(self.identity)
+
+    @property
+    def definition(self) -> str:
+        """What is the same for every version of it: id and options."""
+        return key_of({"id": self.id, "options": dict(self.options)})
+
+    @property
+    def label(self) -> str:
+        """The name with the options that tell it from others of that name: ``pointing[tolerance=0]``."""
+        first = self.columns[0]
+        return self.name + first.label.removeprefix(first.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``metric.json``."""
+        return {
+            "schema": SCHEMA,
+            "id": self.id,
+            "version": self.version,
+            "options": dict(self.options),
+            "name": self.name,
+            "columns": [asdict(column) for column in self.columns],
+            "overrides": list(self.overrides),
+            "position": self.position,
+            "source": self.source,
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> MetricInfo:
+        """Read the content of a ``metric.json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: for something else.
+        """
+        columns = tuple(_column(column) for column in content["columns"])
+        _ = columns[0]
+        common = {"columns": columns, "overrides": tuple(content.get("overrides", ()))}
+        if int(content.get("schema", 0)) < 2:
+            identity = dict(content["identity"])
+            options = {key: value for key, value in identity.items() if key not in ("impl", "version", "source")}
+            known = EARLIER_METRICS.get(str(identity["impl"]), str(identity["impl"]))
+            return cls(
+                known,
+                int(identity["version"]),
+                options,
+                str(content["name"]),
+                position=int(content.get("position", 0)),
+                source=str(identity.get("source", "")),
+                earlier=identity,
+                **common,
+            )
+        return cls(
+            str(content["id"]),
+            int(content["version"]),
+            dict(content["options"]),
+            str(content["name"]),
+            position=int(content["position"]),
+            source=str(content["source"]),
+            created=str(content["created"]),
+            **common,
+        )
+
+
+def _column(content: Mapping[str, Any]) -> ColumnInfo:
+    known = {key: value for key, value in content.items() if key in ColumnInfo.__dataclass_fields__}
+    return ColumnInfo(**known)
+
+
+@dataclass(frozen=True)
+class CellInfo:
+    """Describe a cell.
+
+    Attributes:
+        identity: what decides its maps; the key is the hash of this.
+        labels: by name of :data:`IDENTITY`, what tables show.
+        overrides: command-line words that ask for it again.
+        choices: by group, the YAML that was chosen.
+        images: number of images of the run.
+        available: number of images of the data set as it lay there, the run's selection aside; 0 if unknown.
+        official: number of images of the complete benchmark; 0 if unknown.
+        shard_images: number of images per shard.
+        schema: of the files.
+    """
+
+    identity: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    choices: Mapping[str, str]
+    images: int
+    available: int = 0
+    official: int = 0
+    shard_images: int = 0
+    schema: int = SCHEMA
+
+    @property
+    def key(self) -> str:
+        """The folder of the cell."""
+        return key_of(self.identity)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards when the cell is complete."""
+        return -(-self.images // self.shard_images)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``cell.json``."""
+        return {
+            "schema": SCHEMA,
+            "key": self.key,
+            "identity": dict(self.identity),
+            "labels": dict(self.labels),
+            "overrides": list(self.overrides),
+            "choices": dict(self.choices),
+            "images": self.images,
+            "available": self.available,
+            "official": self.official,
+            "shard_images": self.shard_images,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CellInfo:
+        """Read the content of a ``cell.json``.
+
+        Raises:
+            KeyError, TypeError, ValueError, ArithmeticError: for something else.
+        """
+        if int(content.get("schema", 0)) < 2:
+            display = dict(content["display"])
+            labels = {name: display[name] for name in IDENTITY}
+            words = [str(word) for word in display["overrides"]]
+            choices = {
+                k: v for k, _, v in (word.partition("=") for word in words) if k in ("dataset", "model", "method")
+            }
+            size, schema = int(content["part_images"]), 1
+            more: dict[str, int] = {}
+        else:
+            labels = {name: content["labels"][name] for name in IDENTITY}
+            words, choices = [str(word) for word in content["overrides"]], dict(content["choices"])
+            size, schema = int(content["shard_images"]), int(content["schema"])
+            more = {name: int(content[name]) for name in ("available", "official")}
+        info = cls(
+            dict(content["identity"]),
+            labels,
+            tuple(words),
+            choices,
+            int(content["images"]),
+            shard_images=size,
+            schema=schema,
+            **more,
+        )
+        _ = info.shards, int(labels["rank"] or 0)
+        return info
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Describe what a run took.
+
+    Attributes:
+        finished: local time, ``YYYY-MM-DD HH:MM:SS``.
+        overrides: of its command line.
+        cells: keys of its cells.
+        images: images that were evaluated.
+        seconds: wall time.
+        passes: forward and backward passes by purpose.
+        device: ``cpu`` or ``cuda:N``.
+        device_name: of the processor or card.
+        threads: of PyTorch.
+        torch: its version.
+        python: its version.
+    """
+
+    finished: str
+    overrides: tuple[str, ...]
+    cells: tuple[str, ...]
+    images: int
+    seconds: float
+    passes: Mapping[str, int]
+    device: str
+    device_name: str = ""
+    threads: int = 0
+    torch: str = ""
+    python: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the run's file."""
+        return {"schema": SCHEMA, **asdict(self), "overrides": list(self.overrides), "cells": list(self.cells)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RunInfo:
+        """Read the content of a run's file.
+
+        Raises:
+            KeyError, TypeError, ValueError: for something else.
+        """
+        known = {key: value for key, value in content.items() if key in cls.__dataclass_fields__}
+        known.update(overrides=tuple(known["overrides"]), cells=tuple(known["cells"]))
+        return cls(**known)
+
+
+#: Ids of the metrics that schema 1 named by their import path.
+EARLIER_METRICS = {
+    "decomcam_bench.metrics.bins:AccuracyBins": "accuracy_bins",
+    "decomcam_bench.metrics.boxes:MaxBoxAcc": "maxboxacc",
+    "decomcam_bench.metrics.boxes:MeanBestIoU": "mean_best_iou",
+    "decomcam_bench.metrics.boxes:OtsuBoxAccuracy": "otsu_box",
+    "decomcam_bench.metrics.causal:Causal": "causal",
+    "decomcam_bench.metrics.confidence:ADCC": "adcc",
+    "decomcam_bench.metrics.confidence:ConfidenceDrop": "confidence_drop",
+    "decomcam_bench.metrics.efficiency:Efficiency": "efficiency",
+    "decomcam_bench.metrics.energy:Energy": "energy",
+    "decomcam_bench.metrics.parts:PartAgreement": "parts",
+    "decomcam_bench.metrics.pointing:PointingGame": "pointing",
+    "decomcam_bench.metrics.pxap:PxAP": "pxap",
+}
