@@ -131,7 +131,7 @@ class MetricInfo:
         """
         columns = tuple(_column(column) for column in content["columns"])
         _ = columns[0]
-        common = {"columns": columns, "overrides": tuple(content.get("overrides", ()))}
+        overrides = tuple(str(word) for word in content.get("overrides", ()))
         if int(content.get("schema", 0)) < 2:
             identity = dict(content["identity"])
             options = {key: value for key, value in identity.items() if key not in ("impl", "version", "source")}
@@ -141,20 +141,22 @@ class MetricInfo:
                 int(identity["version"]),
                 options,
                 str(content["name"]),
-                position=int(content.get("position", 0)),
-                source=str(identity.get("source", "")),
+                columns,
+                overrides,
+                int(content.get("position", 0)),
+                str(identity.get("source", "")),
                 earlier=identity,
-                **common,
             )
         return cls(
             str(content["id"]),
             int(content["version"]),
             dict(content["options"]),
             str(content["name"]),
-            position=int(content["position"]),
-            source=str(content["source"]),
-            created=str(content["created"]),
-            **common,
+            columns,
+            overrides,
+            int(content["position"]),
+            str(content["source"]),
+            str(content["created"]),
         )
 
 
