@@ -34,7 +34,7 @@ def execute(arguments: argparse.Namespace) -> int:
     for row in (header, tuple("-" * width for width in widths), *rows):
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     if arguments.what == "layers" and any(row[0].startswith("block") for row in rows):
-        from decomcam_bench.models.towers import ViTTower
+        from decomcam_bench.models.towers.openai import ViTTower
 
         points = ", ".join(f"block0.{point}" for point in ViTTower.points[1:])
         print(f"\na block is read at its ln_1; other places: {points}")

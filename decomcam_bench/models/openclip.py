@@ -56,10 +56,6 @@ class OpenClip(ModelSource):
         config = open_clip.get_model_config(self.arch)
         if config is None:
             raise ModelError(unknown("architecture", self.arch, open_clip.list_models()))
-        vision = config.get("vision_cfg", {})
-        timm = vision.get("timm_model_name") if isinstance(vision, dict) else None
-        if timm:
-            raise unsupported_tower(self.arch, f"timm {timm}")
         if config.get("multimodal_cfg"):
             raise unsupported_tower(self.arch, "CoCa")
 

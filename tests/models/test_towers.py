@@ -136,7 +136,7 @@ def test_text_with_unknown_words_has_a_feature_of_its_own():
     assert float(bank.embeddings[0] @ bank.embeddings[1]) < 0.999
 
 
-@pytest.mark.parametrize("arch", ["convnext_base", "ViT-SO400M-14-SigLIP", "EVA02-B-16", "coca_ViT-B-32"])
+@pytest.mark.parametrize("arch", ["coca_ViT-B-32"])
 def test_other_towers_get_one_line(arch):
     config = {**registry.read("model", "openclip"), "arch": arch, "pretrained": "random"}
     with pytest.raises(ModelError, match="not supported; choose an architecture with a ModifiedResNet"):

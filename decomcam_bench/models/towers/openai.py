@@ -1,95 +1,25 @@
-"""One view of CLIP's two image towers: read a layer, and run what follows it.
-
-A tower is a sequence of steps. :meth:`Tower.forward` runs them once and keeps the activations of
-the layers that were asked for; :meth:`Tower.head` continues from a layer with other activations in
-its place. So a gradient with respect to a layer costs the head alone, not the whole network.
-"""
+"""OpenAI's two image towers as open_clip builds them: ModifiedResNet and VisionTransformer."""
 
 from __future__ import annotations
 
-import abc
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from decomcam_bench.core.errors import ModelError, did_you_mean
+from decomcam_bench.core.errors import ModelError
 from decomcam_bench.models.surgery import open_block, surgery_of_blocks, surgery_of_pool
-
-
-@dataclass
-class LayerState:
-    """A layer's activations and what the head needs beside them.
-
-    Attributes:
-        activations: (N, C, h, w).
-        context: tensors of leading size N that stay as they were (the residual stream and the
-            class token of a ViT).
-    """
-
-    activations: Tensor
-    context: tuple[Tensor, ...] = ()
-
-
-class Tower(abc.ABC):
-    """An image tower of CLIP, split at named layers."""
-
-    default_layer: str
-
-    @property
-    @abc.abstractmethod
-    def layers(self) -> tuple[str, ...]:
-        """Canonical names of all layers, from input to output."""
-
-    @abc.abstractmethod
-    def canonical(self, name: str) -> str:
-        """The canonical name of a layer: aliases and negative numbers resolved.
-
-        Raises:
-            ModelError: when the tower has no such layer; the message lists those it has.
-        """
-
-    @abc.abstractmethod
-    def forward(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, LayerState]]:
-        """Image features (N, d), not normalised, and the states of canonical ``layers``."""
-
-    @abc.abstractmethod
-    def head(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        """Image features (M, d) with ``activations`` (M, C, h, w) in place of the layer's own."""
-
-    @abc.abstractmethod
-    def surgery(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
-        """Features by CLIP Surgery's path, not normalised: class token (N, d) and grid (N, d, h, w).
-
-        Args:
-            blocks: blocks of a ViT, from the last, with a second path; a ResNet has one attention.
-            values: see :data:`decomcam_bench.models.surgery.VALUES`.
-        """
-
-    def lacks(self, extra: str, layer: str) -> str:
-        """Why the tower cannot give an extra (:data:`decomcam_bench.methods.base.EXTRAS`), or ''."""
-        return ""
-
-    def attended(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-        """As :meth:`head`, with the attention weights (M, heads, T, T) of the blocks passed, in order.
-
-        Raises:
-            ModelError: for a tower that lacks ``attentions``.
-        """
-        raise ModelError(f"layer={layer}: there is no attention to read: {self.lacks('attentions', layer)}")
-
-    def _refuse(self, name: str) -> ModelError:
-        shown = ", ".join(self.layers if len(self.layers) <= 16 else (*self.layers[:6], "...", *self.layers[-6:]))
-        return ModelError(f"layer={name}: no such layer{did_you_mean(name, self.layers)}; valid: {shown}")
+from decomcam_bench.models.towers.base import LayerState, Tower
 
 
 class ResNetTower(Tower):
     """Layers ``layer1`` .. ``layer4`` (the output of their last block) and ``layerL.B``."""
 
+    kind: ClassVar[str] = "ResNet"
     default_layer = "layer4"
 
     def __init__(self, visual: ModifiedResNet) -> None:
@@ -153,6 +83,7 @@ class ViTTower(Tower):
     its ``ln_2``, only the class token reaches the output: patch tokens have no gradient there.
     """
 
+    kind: ClassVar[str] = "ViT"
     default_layer = "block-1"
     points = ("ln_1", "ln_2", "out")
 
@@ -261,26 +192,3 @@ class ViTTower(Tower):
     def _pool(self, x: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(x)
         return pooled @ self.visual.proj if self.visual.proj is not None else pooled
-
-
-def tower_of(visual: nn.Module, name: str) -> Tower:
-    """The view of an image tower.
-
-    Raises:
-        ModelError: for towers other than ModifiedResNet and VisionTransformer with plain blocks.
-    """
-    if isinstance(visual, ModifiedResNet):
-        return ResNetTower(visual)
-    if isinstance(visual, VisionTransformer) and all(
-        type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks
-    ):
-        return ViTTower(visual)
-    raise unsupported_tower(name, type(visual).__name__)
-
-
-def unsupported_tower(name: str, kind: str) -> ModelError:
-    """The one line that refuses an image tower."""
-    return ModelError(
-        f"model {name}: image tower '{kind}' is not supported; choose an architecture with a ModifiedResNet "
-        f"(RN50, ...) or a VisionTransformer (ViT-B-32, ...) tower"
-    )
