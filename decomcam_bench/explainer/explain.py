@@ -14,10 +14,11 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -28,60 +29,16 @@ from decomcam_bench.datasets.base import Target, printable
 from decomcam_bench.datasets.images import orientation, rgb, turned, upright
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker, check_needs
 from decomcam_bench.engine.plan import check_texts, label, model_label
+from decomcam_bench.explainer.answers import Answer, ComponentMaps
+from decomcam_bench.explainer.figures import draw
+from decomcam_bench.explainer.files import check_path, save_figure, writing
 from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method, explained, upsample
 from decomcam_bench.models.clip import ClipModel, TextBank, resolve_device
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.store.store import key_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 #: Keys of a run that mean something for a single picture.
 KEYS = ("model", "method", "layer", "rank", "seed", "precision", "device", "batch_size")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The components behind one map, in order of their singular values, up to the last that there is.
-
-    Attributes:
-        maps: float32 (q, H, W), at the model's input resolution, non-negative.
-        weights, scores, singular_values, explained: (q,); see
-            :class:`~decomcam_bench.methods.base.Components`. ``scores`` is None for methods that
-            score none.
-    """
-
-    maps: np.ndarray
-    weights: np.ndarray
-    scores: np.ndarray | None
-    singular_values: np.ndarray | None
-    explained: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one setting says of every text.
-
-    Attributes:
-        method, model, layer, rank: of the setting; the layer is empty and the rank None where the
-            method has none.
-        geometry: how the picture became the model's input.
-        similarity: (T,), cosine similarity of the whole picture with each text.
-        maps: float32 (T, H, W) at the model's input resolution, non-negative; zeros where there is
-            a reason.
-        reasons: T reasons why there is no map; empty where there is one.
-        parts: T components, or none for methods that do not decompose.
-    """
-
-    method: str
-    model: str
-    layer: str
-    rank: int | None
-    geometry: Geometry
-    similarity: np.ndarray
-    maps: np.ndarray
-    reasons: tuple[str, ...]
-    parts: tuple[Parts | None, ...]
 
 
 @dataclass(frozen=True)
@@ -104,20 +61,16 @@ class Explained:
         return chosen.geometry.to_original(chosen.maps[text])
 
     def figure(self, colormap: str = "inferno") -> Figure:
-        """The picture, the map of each setting, and the components of those that decompose."""
-        from decomcam_bench.explainer.figures import draw
-
-        return draw(self, colormap)
+        """Draw the picture, the map of each setting, and the components of those that decompose."""
+        return draw(self.image, self.texts, self.answers, colormap)
 
     def save(self, path: str | Path, colormap: str = "inferno", dpi: int = 200) -> None:
-        """Writes the figure; the suffix of ``path`` decides: .png, .svg or .pdf.
+        """Write the figure as .png, .svg or .pdf, by the suffix of ``path``.
 
         Raises:
-            ConfigError: for another suffix or colour map, or a folder that is not there.
+            ConfigError: for another suffix or colour map, or a missing folder.
         """
-        from decomcam_bench.explainer.figures import save
-
-        save(self.figure(colormap), Path(path), dpi)
+        save_figure(self.figure(colormap), Path(path), dpi)
 
     def save_maps(self, path: str | Path) -> None:
         """Writes the numbers as .npz: no pickled objects, names as text.
@@ -131,10 +84,8 @@ class Explained:
         Raises:
             ConfigError: for another suffix, a folder that is not there, or a file that cannot be written.
         """
-        from decomcam_bench.explainer.figures import check_path, writing
-
         path = Path(path)
-        check_path(path, (".npz",))
+        check_path(path, (".npz",), "--maps")
         arrays: dict[str, Any] = {
             "texts": np.array(self.texts),
             "methods": np.array([a.method for a in self.answers]),
@@ -146,12 +97,12 @@ class Explained:
             "maps": np.stack([[self.original(s, t) for t in range(len(self.texts))] for s in range(len(self.answers))]),
         }
         for s, answer in enumerate(self.answers):
-            for t, parts in enumerate(answer.parts):
-                if parts is None:
+            for t, components in enumerate(answer.components):
+                if components is None:
                     continue
-                arrays[f"components_{s}_{t}"] = parts.maps
+                arrays[f"components_{s}_{t}"] = components.maps
                 for name in ("weights", "scores", "singular_values", "explained"):
-                    values = getattr(parts, name)
+                    values = getattr(components, name)
                     if values is not None:
                         arrays[f"{name}_{s}_{t}"] = values
         with writing(path), path.open("wb") as file:  # NumPy would add a suffix to the name
@@ -160,7 +111,7 @@ class Explained:
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""
         buffer = io.BytesIO()
-        self.figure().savefig(buffer, format="png", dpi=120)
+        self.figure().savefig(buffer, format="png", dpi=120, bbox_inches="tight")
         return buffer.getvalue()
 
 
@@ -363,15 +314,14 @@ class _Session:
             similarity=similarity,
             maps=torch.where(good[:, None, None], maps, 0.0).cpu().numpy(),
             reasons=tuple(reasons),
-            parts=tuple(_parts(explanation, number, size) for number in range(len(self.texts))),
+            components=tuple(_components(explanation, number, size) for number in range(len(self.texts))),
         )
 
 
-def _parts(explanation: Explanation, number: int, size: tuple[int, int]) -> Parts | None:
+def _components(explanation: Explanation, number: int, size: tuple[int, int]) -> ComponentMaps | None:
     found = explanation.components
     if found is None:
         return None
-
     present = found.native[number].flatten(1).any(1).nonzero().flatten().tolist()
     last = max(present, default=-1) + 1
 
@@ -380,7 +330,7 @@ def _parts(explanation: Explanation, number: int, size: tuple[int, int]) -> Part
 
     weights = row(found.weights)
     assert weights is not None
-    return Parts(
+    return ComponentMaps(
         maps=upsample(found.native[number, :last], size, found.mode).relu().float().cpu().numpy(),
         weights=weights,
         scores=row(found.scores),

@@ -1,47 +1,45 @@
 """The figure of ``explain``: a picture, its maps, and the components behind them.
 
-Drawn with matplotlib's object interface, so that nothing global changes and no display is needed.
-Colour maps are perceptually uniform: they read alike for colour-blind readers and in grey print.
+Drawn with matplotlib's object interface, so that nothing global changes and no display is needed. Each
+text and each decomposition is a sub-figure; constrained layout places the panels.
 """
 
 from __future__ import annotations
 
 import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure, SubFigure
 
-from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_choice
+from decomcam_bench.explainer.answers import Answer, ComponentMaps
+from decomcam_bench.explainer.overlay import COLORMAPS, Painter, blend
 from decomcam_bench.models.geometry import Geometry
 
-if TYPE_CHECKING:
-    from decomcam_bench.explainer.explain import Answer, Explained, Parts
-
-COLORMAPS = ("inferno", "magma", "plasma", "viridis", "cividis")
-SUFFIXES = (".png", ".svg", ".pdf")
-
-#: Sizes in inches.
-CELL, GAP, MARGIN = 1.5, 0.09, 0.12
-HEADING, TITLE, FOOTER = 0.36, 0.2, 0.42
-#: Width of a letter of a quoted text.
-LETTER = 0.1
-#: Panels in a row, at least and at most, where there are as many.
+#: Inches: width of a panel; height of a title, of a heading, and of the strip with the colour bar.
+PANEL, TITLE, HEADING, FOOTER = 1.55, 0.26, 0.32, 0.55
+#: Panels per row, at least and at most, where there are as many.
 COLUMNS = (4, 6)
-#: Longest side of a panel's picture in pixels.
-PANEL_PIXELS = 480
-_STYLE: dict[Any, Any] = {
+#: Width of a letter of a heading in inches, in bold and in regular type.
+BOLD_LETTER, LETTER = 0.1, 0.06
+#: Letters of a panel's title, at most.
+TITLE_LETTERS = 34
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.titlepad": 2.5,
+    "text.parse_math": False,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.12,
     "svg.fonttype": "path",
     "svg.hashsalt": "decomcam-bench",
 }
@@ -49,7 +47,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass
 class _Panel:
-    """One picture of the figure: RGB in [0, 1], a title, a reason in its place, and a mark (x, y)."""
+    """One picture of the figure: RGB in [0, 1], a title, the reason for a missing map, and a mark (x, y)."""
 
     picture: np.ndarray
     title: str
@@ -59,118 +57,48 @@ class _Panel:
 
 @dataclass
 class _Block:
-    """Panels under a heading, which begins with a quoted text or not."""
+    """Panels under a heading; ``quoted`` is the text that a block of maps answers."""
 
     heading: str
     panels: list[_Panel]
     quoted: str = ""
 
 
-def check_path(path: Path, suffixes: Sequence[str]) -> None:
-    """Refuses a file name that cannot be written as asked.
+def draw(image: np.ndarray, texts: Sequence[str], answers: Sequence[Answer], colormap: str = "inferno") -> Figure:
+    """Draw the picture, the map of each setting, and the components in order of singular value.
 
-    Raises:
-        ConfigError: for another suffix, or a folder that is not there.
-    """
-    if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"output {path}: the suffix must be one of {', '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"output {path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise ConfigError(f"output {path}: this is a folder; name a file")
+    Each map is scaled to its own maximum and laid over the grey picture; a cross marks the maximum. Titles
+    of components give their weight in the map and their share of the explained variance.
 
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says in one line why a file could not be written.
-
-    Raises:
-        ConfigError: in place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"output {path}: cannot be written ({error.strerror or error}); name another file") from error
-
-
-def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Writes a figure; the same figure gives the same bytes.
-
-    Raises:
-        ConfigError: for a suffix other than .png, .svg and .pdf, a folder that is not there, or a file
-            that cannot be written.
-    """
-    check_path(path, SUFFIXES)
-    kind = path.suffix.lower().removeprefix(".")
-    stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-    with matplotlib.rc_context(_STYLE), writing(path), warnings.catch_warnings():
-        # A letter that the font does not have is drawn as a box, which says it as well.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, format=kind, dpi=dpi, metadata=stamp)
-
-
-def draw(explained: Explained, colormap: str = "inferno") -> Figure:
-    """Draws the picture, the map of each setting, and the components in order of singular value.
-
-    Each map is scaled to its own maximum and laid over the grey picture; a cross marks the maximum.
-    Titles of components give their weight in the map and their share of the explained variance.
+    Args:
+        image: uint8 (height, width, 3).
+        texts: the T texts.
+        answers: one per setting, with T maps each.
+        colormap: one of :data:`~decomcam_bench.explainer.overlay.COLORMAPS`.
 
     Raises:
         ConfigError: for a colour map that is not perceptually uniform.
     """
     check_choice("colormap", colormap, COLORMAPS)
-    painter = _Painter(explained.image, colormap)
-    blocks = [block for number in range(len(explained.texts)) for block in _blocks(explained, number, painter)]
-    height, width = painter.small.shape[:2]
-    cell_height = float(np.clip(CELL * height / width, 0.45 * CELL, 2.0 * CELL))
+    painter = Painter(image, colormap)
+    blocks = [block for number in range(len(texts)) for block in _blocks(texts, answers, number, painter)]
     columns = _columns([len(block.panels) for block in blocks])
-    with matplotlib.rc_context(_STYLE):
-        return _lay_out(blocks, columns, cell_height, painter, _footer(explained))
+    height, width = painter.small.shape[:2]
+    row = TITLE + float(np.clip(PANEL * height / width, 0.45 * PANEL, 2.0 * PANEL))
+    heights = [HEADING + row * -(-len(block.panels) // columns) for block in blocks] + [FOOTER]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(columns * PANEL, 4.2), sum(heights)), facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        *tops, foot = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for block, top in zip(blocks, tops, strict=True):
+            _draw_block(top, block, columns)
+        _draw_foot(foot, _footer(answers), colormap)
+        figure.draw_without_rendering()
+    return figure
 
 
-def faded(image: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) in 0..1 as light greys (H, W), over which colours of a map stand out."""
-    grey = image @ np.array([0.299, 0.587, 0.114], dtype=image.dtype)
-    return 0.25 + 0.7 * grey
-
-
-def blend(grey: np.ndarray, share: np.ndarray, colormap: str = "inferno") -> np.ndarray:
-    """RGB (H, W, 3) in 0..1 of a map's ``share`` of its maximum, 0..1, over ``grey``."""
-    opacity = (0.35 + 0.45 * share)[..., None]
-    return (1 - opacity) * grey[..., None] + opacity * matplotlib.colormaps[colormap](share)[..., :3]
-
-
-class _Painter:
-    """Lays maps over the picture, at the size of a panel."""
-
-    def __init__(self, image: np.ndarray, colormap: str) -> None:
-        picture = Image.fromarray(image)
-        picture.thumbnail((PANEL_PIXELS, PANEL_PIXELS), Image.Resampling.LANCZOS)
-        self.small = np.asarray(picture, dtype=np.float32) / 255
-        self.grey = faded(self.small)
-        self.colormap = colormap
-
-    def blend(self, grey: np.ndarray, share: np.ndarray) -> np.ndarray:
-        return blend(grey, share, self.colormap)
-
-    def overlay(self, saliency: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, tuple[float, float] | None]:
-        """The panel of a map at input resolution, and where its maximum lies, as shares of the sides."""
-        height, width = self.small.shape[:2]
-        small = Geometry(width, height, geometry.size, geometry.mode).to_original(saliency).clip(0)
-        peak = float(small.max())
-        share = small / peak if peak > 0 else np.zeros_like(small)
-        if not peak > 0:
-            return self.blend(self.grey, share), None
-        # Beyond the outermost places of the grid a map is constant: the mark stands in the middle of a plateau.
-        rows, columns = np.nonzero(small >= peak * (1 - 1e-6))
-        middle = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
-        y, x = rows[middle], columns[middle]
-        return self.blend(self.grey, share), ((float(x) + 0.5) / width, (float(y) + 0.5) / height)
-
-
-def _blocks(explained: Explained, text: int, painter: _Painter) -> list[_Block]:
-    """The panels of one text: picture and maps first, then the components of each decomposition."""
-    answers = explained.answers
+def _blocks(texts: Sequence[str], answers: Sequence[Answer], text: int, painter: Painter) -> list[_Block]:
+    """Return the panels of one text: picture and maps first, then the components of each decomposition."""
     names = _short_names(answers)
     maps = [_Panel(painter.small, "picture")]
     for name, answer in zip(names, answers, strict=True):
@@ -180,33 +108,33 @@ def _blocks(explained: Explained, text: int, painter: _Painter) -> list[_Block]:
     similarity = ", ".join(
         f"{name} {value:.3f}" if len(scores) > 1 else f"{value:.3f}" for name, value in scores.items()
     )
-    blocks = [_Block(f"cosine similarity {similarity}", maps, " ".join(explained.texts[text].split()))]
+    blocks = [_Block(f"cosine similarity {similarity}", maps, " ".join(texts[text].split()))]
     for name, answer in zip(names, answers, strict=True):
-        parts = answer.parts[text]
-        panels = [] if parts is None else _components(parts, answer.geometry, painter)
-        if parts is not None and panels:
-            kind = "components" if parts.singular_values is None else "OSSMs by singular value"
-            share = "" if parts.explained is None else " and share of the variance"
+        components = answer.components[text]
+        panels = [] if components is None else _components(components, answer.geometry, painter)
+        if components is not None and panels:
+            kind = "components" if components.singular_values is None else "OSSMs by singular value"
+            share = "" if components.explained is None else " and share of the variance"
             blocks.append(_Block(f"{name}: {kind}, with weight w{share}", panels))
     return blocks
 
 
-def _components(parts: Parts, geometry: Geometry, painter: _Painter) -> list[_Panel]:
+def _components(components: ComponentMaps, geometry: Geometry, painter: Painter) -> list[_Panel]:
     panels = []
-    largest = float(np.abs(parts.weights).max(initial=0))
+    largest = float(np.abs(components.weights).max(initial=0))
     form = ".2f" if largest >= 0.1 or largest == 0 else ".3f" if largest >= 0.01 else ".1e"
-    for number, saliency in enumerate(parts.maps):
+    for number, saliency in enumerate(components.maps):
         if not saliency.any():
             continue
-        words = [f"{number + 1}", f"w {parts.weights[number]:{form}}"]
-        if parts.explained is not None:
-            words.append(f"{100 * float(parts.explained[number]):.1f} %")
+        words = [f"{number + 1}", f"w {components.weights[number]:{form}}"]
+        if components.explained is not None:
+            words.append(f"{100 * float(components.explained[number]):.1f} %")
         panels.append(_Panel(painter.overlay(saliency, geometry)[0], " · ".join(words)))
     return panels
 
 
 def _short_names(answers: Sequence[Answer]) -> list[str]:
-    """What tells a setting from the others: its method, and what else differs between them."""
+    """Name each setting by its method and by what else differs between the settings."""
     names = []
     models = [answer.model.partition("[") for answer in answers]
     for answer, (_, _, options) in zip(answers, models, strict=True):
@@ -223,11 +151,11 @@ def _short_names(answers: Sequence[Answer]) -> list[str]:
     return names
 
 
-def _footer(explained: Explained) -> str:
-    """What the settings have in common."""
-    models = list(dict.fromkeys(answer.model for answer in explained.answers))
-    layers = list(dict.fromkeys(answer.layer for answer in explained.answers if answer.layer))
-    ranks = list(dict.fromkeys(answer.rank for answer in explained.answers if answer.rank is not None))
+def _footer(answers: Sequence[Answer]) -> str:
+    """Return what the settings have in common."""
+    models = list(dict.fromkeys(answer.model for answer in answers))
+    layers = list(dict.fromkeys(answer.layer for answer in answers if answer.layer))
+    ranks = list(dict.fromkeys(answer.rank for answer in answers if answer.rank is not None))
     words = [f"model: {', '.join(models)}"]
     words += [f"layer: {', '.join(layers)}"] if layers else []
     words += [f"rank: {', '.join(map(str, ranks))}"] if ranks else []
@@ -235,7 +163,7 @@ def _footer(explained: Explained) -> str:
 
 
 def _columns(panels: Sequence[int]) -> int:
-    """Panels in a row, of blocks of so many panels: the fewest rows, then the fewest empty places."""
+    """Choose the panels per row for blocks of so many panels: the fewest rows, then the fewest empty places."""
     if max(panels) <= COLUMNS[0]:
         return max(panels)
 
@@ -246,49 +174,30 @@ def _columns(panels: Sequence[int]) -> int:
     return min(range(COLUMNS[0], min(COLUMNS[1], max(panels)) + 1), key=cost)
 
 
-def _lay_out(blocks: Sequence[_Block], columns: int, cell_height: float, painter: _Painter, footer: str) -> Figure:
-    def rows(block: _Block) -> int:
-        return -(-len(block.panels) // columns)
-
-    width = max(2 * MARGIN + columns * CELL + (columns - 1) * GAP, 4.2)
-    pitch = TITLE + cell_height + GAP
-    height = MARGIN + sum(HEADING + rows(block) * pitch for block in blocks) + FOOTER + MARGIN
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    top = height - MARGIN
-    for block in blocks:
-        y = (top - 0.5 * HEADING) / height
-        figure.text(MARGIN / width if not block.quoted else 1 - MARGIN / width, y, block.heading, va="center",
-                    ha="right" if block.quoted else "left", fontsize=8, color="0.25", parse_math=False)  # fmt: skip
-        if block.quoted:
-            room = int((width - 2 * MARGIN - 0.06 * len(block.heading)) / LETTER)
-            words = f"“{textwrap.shorten(block.quoted, max(room, 12), placeholder=' …')}”"
-            figure.text(MARGIN / width, y, words, va="center", ha="left", fontsize=9.5, fontweight="bold",
-                        parse_math=False)  # fmt: skip
-        top -= HEADING
-        for number, panel in enumerate(block.panels):
-            row, column = divmod(number, columns)
-            left, bottom = MARGIN + column * (CELL + GAP), top - row * pitch - TITLE - cell_height
-            box = (left / width, bottom / height, CELL / width, cell_height / height)
-            _draw_panel(figure, box, panel)
-        top -= rows(block) * pitch
-    _draw_bar(figure, width, height, painter, footer)
-    return figure
+def _draw_block(top: SubFigure, block: _Block, columns: int) -> None:
+    width = float(top.bbox.width) / float(top.get_figure(root=True).dpi)
+    if block.quoted:
+        room = max(int((width - LETTER * len(block.heading)) / BOLD_LETTER) - 2, 12)
+        words = f"“{textwrap.shorten(block.quoted, room, placeholder=' …')}”"
+        title = top.suptitle(words, x=0.005, ha="left", fontsize=9.5, fontweight="bold")
+        top.text(0.995, title.get_position()[1], block.heading, ha="right", va="top", fontsize=8, color="0.25")
+    else:
+        top.suptitle(block.heading, x=0.005, ha="left", fontsize=8, color="0.25")
+    axes = top.subplots(-(-len(block.panels) // columns), columns, squeeze=False).ravel()
+    for place in axes:
+        place.set_axis_off()
+    for place, panel in zip(axes, block.panels, strict=False):
+        _draw_panel(place, panel)
 
 
-def _draw_panel(figure: Figure, box: tuple[float, float, float, float], panel: _Panel) -> None:
-    axes = figure.add_axes(box)
-    axes.set_axis_off()
+def _draw_panel(axes: Axes, panel: _Panel) -> None:
     axes.imshow(panel.picture.clip(0, 1), aspect="equal")
-    title = textwrap.shorten(panel.title, 34, placeholder=" …")
-    axes.set_title(title, fontsize=7.5, pad=2.5, parse_math=False)
+    axes.set_title(panel.title if len(panel.title) <= TITLE_LETTERS else panel.title[: TITLE_LETTERS - 1] + "…")
     height, width = panel.picture.shape[:2]
     if panel.reason:
         words = textwrap.fill(f"no map: {panel.reason.replace('_', ' ')}", 20)
-        axes.text(
-            0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=8, parse_math=False,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85},
-        )  # fmt: skip
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=8, bbox=box)
     elif panel.mark is not None:
         x, y = panel.mark[0] * width - 0.5, panel.mark[1] * height - 0.5
         axes.autoscale(False)
@@ -296,19 +205,18 @@ def _draw_panel(figure: Figure, box: tuple[float, float, float, float], panel: _
             axes.plot([x], [y], marker="+", markersize=size, markeredgewidth=thick, color=color)
 
 
-def _draw_bar(figure: Figure, width: float, height: float, painter: _Painter, footer: str) -> None:
-    """What the settings share, at the left of the foot; the scale of the colours, at its right."""
-    figure.text(MARGIN / width, (MARGIN + 0.12) / height, footer, va="center", ha="left", fontsize=7, color="0.25",
-                parse_math=False)  # fmt: skip
-    length = 1.3
-    axes = figure.add_axes(
-        ((width - MARGIN - length - 0.1) / width, (MARGIN + 0.14) / height, length / width, 0.09 / height)
-    )
+def _draw_foot(foot: SubFigure, words: str, colormap: str) -> None:
+    """Draw what the settings share on the left of the foot, and the scale of the colours on its right."""
+    left, right = foot.subplots(1, 2, width_ratios=(3, 1))
+    left.set_axis_off()
+    left.text(0.0, 0.0, words, ha="left", va="bottom", fontsize=7, color="0.25", transform=left.transAxes)
     share = np.linspace(0, 1, 256)[None]
-    axes.imshow(painter.blend(np.full_like(share, 0.6), share), aspect="auto", extent=(0, 1, 0, 1))
-    axes.set_yticks([])
-    axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
-    axes.tick_params(length=2, width=0.5, pad=1, labelsize=6.5)
-    axes.set_title("share of the map's maximum", fontsize=6.5, pad=2, color="0.25")
-    for spine in axes.spines.values():
-        spine.set_linewidth(0.5)
+    colours = ListedColormap(blend(np.full_like(share, 0.6), share, colormap)[0])
+    right.set_axis_off()
+    bar = foot.colorbar(
+        ScalarMappable(cmap=colours), ax=right, orientation="horizontal", fraction=1.0, aspect=15, ticks=[0, 0.5, 1]
+    )
+    bar.ax.set_xticklabels(["0", "½", "1"])
+    bar.ax.tick_params(length=2, width=0.5, pad=1, labelsize=6.5)
+    bar.ax.set_title("share of the map's maximum", fontsize=6.5, pad=2, color="0.25")
+    bar.outline.set_linewidth(0.5)

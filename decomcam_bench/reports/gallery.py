@@ -26,7 +26,7 @@ from decomcam_bench.datasets.base import Target
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker
 from decomcam_bench.engine.loading import Loaded, feed
 from decomcam_bench.engine.plan import Group, PlannedCell, make_plan
-from decomcam_bench.explainer.figures import blend, faded
+from decomcam_bench.explainer.overlay import blend, faded
 from decomcam_bench.methods.base import Explanation, explained
 from decomcam_bench.metrics.parts import overlaps
 from decomcam_bench.models.geometry import Geometry

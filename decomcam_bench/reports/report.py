@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -31,6 +30,8 @@ from decomcam_bench.tables.upkeep import commands
 
 #: Numbers that a curve is drawn of, at most.
 _MOST_PANELS = 4
+#: Secondary numbers that the leaderboard shows where there are no others, at most.
+_MOST_DETAILS = 6
 
 
 @dataclass
@@ -43,18 +44,27 @@ class Drawing:
 
 
 @dataclass
+class Entry:
+    """An entry of the leaderboard: what is shown, and the value that a click on the heading sorts by."""
+
+    shown: formats.Shown
+    value: str
+
+
+@dataclass
 class Section:
     """Everything about one data set and model.
 
     Attributes:
-        header: (label, direction, key for sorting) of the leaderboard's columns.
-        rows: of entries ``text``, ``sort``, ``interval``, ``place``, ``numeric``.
+        header: (label, direction) of the leaderboard's columns.
+        rows: of the leaderboard.
+        problems: (method, reason, pairs) of maps that could not be made.
     """
 
     title: str
     anchor: str
-    header: list[dict[str, Any]]
-    rows: list[list[dict[str, Any]]]
+    header: list[tuple[str, str]]
+    rows: list[list[Entry]]
     drawings: list[Drawing] = field(default_factory=list)
     gallery: Gallery | None = None
     problems: list[tuple[str, str, int]] = field(default_factory=list)
@@ -136,41 +146,20 @@ def _environment() -> jinja2.Environment:
 
 def _leaderboard(
     table: pd.DataFrame, better: Mapping[str, str], detail: set[str]
-) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    shown = [
-        name for name in layout.numbers(table) if name in better and name not in detail and table[name].notna().any()
-    ]
-    if not shown:
-        shown = [name for name in layout.numbers(table) if name in better and table[name].notna().any()][:6]
-    names = ["method", "layer", "rank", *shown, "n_expected", "n_failed", "key"]
-    header = [{"label": name, "direction": better.get(name, "none") if name in shown else "none"} for name in names]
-    entries = {name: _entries(table, name, better.get(name, "none") if name in shown else "") for name in names}
-    return header, [[entries[name][row] for name in names] for row in range(len(table))]
-
-
-def _entries(table: pd.DataFrame, name: str, direction: str) -> list[dict[str, Any]]:
-    """Entries of a column; a column without a direction is a label or a count."""
-    values = list(table[name])
-    if not direction:
-        texts = ["" if value is None or value is pd.NA or value != value else str(value) for value in values]
-        counted = name in ("rank", "n_expected", "n_failed")
-        return [{"text": text, "sort": text, "interval": "", "place": 0, "numeric": counted} for text in texts]
-    nothing = [math.nan] * len(values)
-    lows, highs = (list(table.get(f"{name}_{end}", nothing)) for end in ("low", "high"))
-    write = formats.writer([*values, *lows, *highs])
-    texts = ["" if math.isnan(value) else write(value) for value in values]
-    # Numbers that read the same share a place.
-    ranked = sorted({float(text) for text in texts if text}, reverse=direction == "higher")
-    judged = direction != "none" and len(ranked) > 1
-    return [
-        {
-            "text": text,
-            "sort": repr(float(value)) if text else "",
-            "interval": f"{write(low)} – {write(high)}" if high > low else "",
-            "place": ranked.index(float(text)) + 1 if text and judged else 0,
-            "numeric": True,
-        }
-        for value, text, low, high in zip(values, texts, lows, highs, strict=True)
+) -> tuple[list[tuple[str, str]], list[list[Entry]]]:
+    """Return the header (label, direction) and the rows of the leaderboard."""
+    known = [name for name in layout.numbers(table) if name in better and table[name].notna().any()]
+    own = [name for name in known if name not in detail] or known[:_MOST_DETAILS]
+    ends = [f"{name}_{end}" for name in own for end in ("low", "high") if f"{name}_{end}" in table]
+    names = ["method", "layer", "rank", *own, "n_expected", "n_failed", "key"]
+    header, rows = formats.shown(table[[*names, *ends]], better)
+    values = table[names].to_dict("records")
+    return header, [
+        [
+            Entry(entry, "" if pd.isna(row[name]) else str(row[name]))
+            for (name, _), entry in zip(header, shown, strict=True)
+        ]
+        for row, shown in zip(values, rows, strict=True)
     ]
 
 

@@ -50,7 +50,7 @@ def latex(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
         table: from :func:`~decomcam_bench.tables.tables.load_table`, laid out.
         directions: from column label to ``higher``, ``lower`` or ``none``.
     """
-    header, rows = _shown(table, directions)
+    header, rows = shown(table, directions)
     arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$"}
     heads = [_tex(name) + arrows.get(direction, "") for name, direction in header]
     lines = [
@@ -80,7 +80,7 @@ def _latex_entry(entry: Shown) -> str:
 
 def html_table(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
     """A ``<table>``; everything in it is escaped."""
-    header, rows = _shown(table, directions)
+    header, rows = shown(table, directions)
     arrows = {"higher": " ↑", "lower": " ↓"}
     heads = "".join(
         f'<th scope="col">{html.escape(name + arrows.get(direction, ""))}</th>' for name, direction in header
@@ -102,15 +102,15 @@ def _html_entry(entry: Shown) -> str:
 
 def rich_markdown(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
     """Markdown with intervals beside their numbers and a star for what differs from the reference."""
-    header, rows = _shown(table, directions)
+    header, rows = shown(table, directions)
     texts = [
         [e.text + ("*" if e.starred else "") + (f" {e.interval}" if e.interval else "") for e in row] for row in rows
     ]
     return markdown([name for name, _ in header], texts)
 
 
-def _shown(table: pd.DataFrame, directions: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[list[Shown]]]:
-    """Header (label, direction) and entries of the columns that are no mere ends of an interval."""
+def shown(table: pd.DataFrame, directions: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[list[Shown]]]:
+    """Return the header (label, direction) and the entries of the columns that do not belong to another one."""
     own = set(numbers(table))
     hidden = set(belongs(table))
     columns = [str(name) for name in table.columns if name not in hidden]

@@ -16,7 +16,8 @@ from decomcam_bench.cli import main
 from decomcam_bench.config import registry
 from decomcam_bench.core.errors import ConfigError, DataError, ModelError
 from decomcam_bench.explainer.explain import explain, load_picture
-from decomcam_bench.explainer.figures import COLORMAPS, _columns, _short_names
+from decomcam_bench.explainer.figures import _columns, _short_names
+from decomcam_bench.explainer.overlay import COLORMAPS, Painter
 from decomcam_bench.methods.base import Evidence
 from decomcam_bench.models.clip import similarity_to_score
 from decomcam_bench.models.toyclip import ToyClip
@@ -61,7 +62,7 @@ def test_maps_are_those_of_the_methods() -> None:
         expected = method.explain(evidence, [answer.rank])[answer.rank]
         np.testing.assert_allclose(answer.maps, expected.maps((160, 160)), atol=1e-5)
         if answer.rank is not None:
-            parts = answer.parts[1]
+            parts = answer.components[1]
             np.testing.assert_allclose(parts.weights, expected.components.weights[1], atol=1e-4)
             np.testing.assert_allclose(parts.explained, expected.components.explained[1], atol=1e-5)
             np.testing.assert_allclose(parts.maps, expected.components.maps((160, 160))[1], atol=1e-5)
@@ -97,7 +98,7 @@ def test_figure_and_notebook() -> None:
     titles = [axes.get_title() for axes in shown.figure().axes]
     assert titles.count("decomcam") == 2
     assert titles.count("picture") == 2
-    weights = shown.answers[0].parts[0].weights
+    weights = shown.answers[0].components[0].weights
     assert sum(title.startswith("1 · w") for title in titles) == 2
     assert f"3 · w {weights[2]:.2f}" in " ".join(titles)
     with pytest.raises(ConfigError, match="colormap=jet"):
@@ -106,24 +107,23 @@ def test_figure_and_notebook() -> None:
 
 def test_components_are_called_what_they_are() -> None:
     shown = explain(scene(), "a house", *UNTRAINED, method="dff,decomcam", rank=2)
-    words = [text.get_text() for text in shown.figure().texts]
+    words = [text.get_text() for top in shown.figure().subfigs for text in top.texts]
     assert "dff: components, with weight w" in words
     assert "decomcam: OSSMs by singular value, with weight w and share of the variance" in words
 
 
 def test_a_rank_beyond_the_possible_costs_nothing_and_lists_nothing() -> None:
     shown = explain(scene(), "a house", *UNTRAINED, method="decomcam", rank=50_000)
-    (parts,) = shown.answers[0].parts
+    (parts,) = shown.answers[0].components
     assert len(parts.maps) == len(parts.weights) == len(parts.explained) <= 25
 
 
 def test_the_mark_stands_in_the_middle_of_a_plateau_and_in_its_panel() -> None:
-    from decomcam_bench.explainer.figures import _Painter
     from decomcam_bench.models.geometry import Geometry
 
     plateau = np.zeros((40, 40), np.float32)
     plateau[:9, 30:] = 1
-    _, (x, y) = _Painter(np.zeros((40, 40, 3), np.uint8), "inferno").overlay(plateau, Geometry(40, 40, 40, "squash"))
+    _, (x, y) = Painter(np.zeros((40, 40, 3), np.uint8), "inferno").overlay(plateau, Geometry(40, 40, 40, "squash"))
     assert (x * 40, y * 40) == (pytest.approx(35, abs=0.6), pytest.approx(4.5, abs=0.6))
     for axes in explain(scene(), "a house", *UNTRAINED, method="gradcam").figure().axes:
         assert all(line.get_clip_on() for line in axes.lines)
@@ -142,7 +142,7 @@ def test_a_pair_without_a_map_says_why() -> None:
     shown = explain(scene(), "a house", *UNTRAINED, "method.threshold=1000000.0", method="decomcam_v25", rank=2)
     assert shown.answers[0].reasons == ("zero_map",)
     words = [text.get_text() for axes in shown.figure().axes for text in axes.texts]
-    assert words == ["no map: zero map"]
+    assert words == ["no map: zero map", "model: toyclip_untrained · layer: layer4 · rank: 2"]
 
 
 def test_colormaps_are_uniform_in_lightness() -> None:
