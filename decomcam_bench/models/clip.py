@@ -148,7 +148,7 @@ class ClipModel:
         with torch.inference_mode(), self._autocast():
             for start in range(0, len(flat), batch_size):
                 tokens = self.tokenizer(flat[start : start + batch_size]).to(self.device)
-                features.append(self.clip.encode_text(tokens).float())
+                features.append(self.clip.encode_text(tokens, normalize=False).float())
         with torch.inference_mode():
             raw = torch.cat(features)
             size = torch.bincount(owner, minlength=len(groups)).unsqueeze(1)

@@ -21,7 +21,6 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from decomcam_bench.core.errors import ModelError, unknown
 from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel
-from decomcam_bench.models.towers import unsupported_tower
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -56,8 +55,6 @@ class OpenClip(ModelSource):
         config = open_clip.get_model_config(self.arch)
         if config is None:
             raise ModelError(unknown("architecture", self.arch, open_clip.list_models()))
-        if config.get("multimodal_cfg"):
-            raise unsupported_tower(self.arch, "CoCa")
 
     @property
     def tag(self) -> str:

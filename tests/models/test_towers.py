@@ -136,11 +136,11 @@ def test_text_with_unknown_words_has_a_feature_of_its_own():
     assert float(bank.embeddings[0] @ bank.embeddings[1]) < 0.999
 
 
-@pytest.mark.parametrize("arch", ["coca_ViT-B-32"])
-def test_other_towers_get_one_line(arch):
-    config = {**registry.read("model", "openclip"), "arch": arch, "pretrained": "random"}
-    with pytest.raises(ModelError, match="not supported; choose an architecture with a ModifiedResNet"):
-        registry.build("model", config)
+def test_a_tower_of_another_kind_gets_one_line():
+    with pytest.raises(
+        ModelError, match=r"^model odd: image tower 'Linear' is not supported; supported are .*SigLIP.*$"
+    ):
+        tower_of(torch.nn.Linear(2, 2), "odd")
 
 
 @pytest.mark.slow

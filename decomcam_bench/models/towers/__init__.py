@@ -9,8 +9,10 @@ from torch import nn
 
 from decomcam_bench.core.errors import ModelError
 from decomcam_bench.models.towers.base import LayerState, Tower
+from decomcam_bench.models.towers.coca import CoCaTower
 from decomcam_bench.models.towers.openai import ResNetTower, ViTTower
 from decomcam_bench.models.towers.timm_cnn import TimmCNNTower
+from decomcam_bench.models.towers.timm_vit import TimmViTTower, is_timm_vit
 
 __all__ = ["LayerState", "Tower", "tower_of", "unsupported_tower"]
 
@@ -30,7 +32,9 @@ def tower_of(visual: nn.Module, name: str) -> Tower:
     if isinstance(visual, VisionTransformer) and all(
         type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks
     ):
-        return ViTTower(visual)
+        return ViTTower(visual) if visual.attn_pool is None else CoCaTower(visual)
+    if isinstance(visual, TimmModel) and is_timm_vit(visual.trunk):
+        return TimmViTTower(visual, name)
     if isinstance(visual, TimmModel) and getattr(visual.trunk, "feature_info", None):
         return TimmCNNTower(visual, name)
     raise unsupported_tower(name, type(visual).__name__)
@@ -39,6 +43,7 @@ def tower_of(visual: nn.Module, name: str) -> Tower:
 def unsupported_tower(name: str, kind: str) -> ModelError:
     """Return the one-line error that refuses an image tower."""
     return ModelError(
-        f"model {name}: image tower '{kind}' is not supported; choose an architecture with a ModifiedResNet "
-        f"(RN50, ...) or a VisionTransformer (ViT-B-32, ...) tower"
+        f"model {name}: image tower '{kind}' is not supported; supported are open_clip's ModifiedResNet, "
+        f"VisionTransformer and CoCa, timm transformers (SigLIP, EVA, PE, ViTamin, MobileCLIP-B) and timm CNNs "
+        f"(ConvNeXt, FastViT)"
     )

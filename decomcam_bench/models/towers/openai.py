@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from decomcam_bench.core.errors import ModelError
 from decomcam_bench.models.surgery import open_block, surgery_of_blocks, surgery_of_pool
+from decomcam_bench.models.towers import blocks as names
 from decomcam_bench.models.towers.base import LayerState, Tower
 
 
 class ResNetTower(Tower):
-    """Layers ``layer1`` .. ``layer4`` (the output of their last block) and ``layerL.B``."""
+    """Layers ``layer1`` to ``layer4``, the outputs of the stages, and ``layerL.B``, the output of block B in one."""
 
     kind: ClassVar[str] = "ResNet"
     default_layer = "layer4"
 
     def __init__(self, visual: ModifiedResNet) -> None:
-        self.visual = visual
+        self.visual: Any = visual
         self._blocks: dict[str, nn.Module] = {}
         self._last: dict[str, str] = {}
         for number in range(1, 5):
@@ -46,7 +45,7 @@ class ResNetTower(Tower):
         if not -count <= position < count:
             raise self._refuse(name)
         position %= count
-        return layer if position == count - 1 else f"{layer}.{position}"
+        return str(layer) if position == count - 1 else f"{layer}.{position}"
 
     def forward(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, LayerState]]:
         wanted = {self._last.get(layer, layer): layer for layer in layers}
@@ -63,7 +62,8 @@ class ResNetTower(Tower):
         x = activations
         for block in list(self._blocks.values())[start:]:
             x = block(x)
-        return self.visual.attnpool(x)
+        features: Tensor = self.visual.attnpool(x)
+        return features
 
     def surgery(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
         x = self.visual.stem(images)
@@ -76,20 +76,20 @@ class ResNetTower(Tower):
 
 
 class ViTTower(Tower):
-    """Layers ``block0`` .. ``blockN`` (negative numbers count from the end), each at a point.
+    """Layers ``block0`` to ``blockN`` (negative numbers count from the end), each at a point.
 
-    Points: ``ln_1`` (default: the tokens that the block's attention reads), ``ln_2`` (those that
-    its MLP reads) and ``out`` (the residual stream behind the block). Behind the last block, and at
-    its ``ln_2``, only the class token reaches the output: patch tokens have no gradient there.
+    Points: ``ln_1`` (default: the tokens that the block's attention reads), ``ln_2`` (those that its MLP reads) and
+    ``out`` (the residual stream after the block). After the last block, and at its ``ln_2``, only the class token
+    reaches the output: patches have no gradient there.
     """
 
     kind: ClassVar[str] = "ViT"
     default_layer = "block-1"
-    points = ("ln_1", "ln_2", "out")
+    points = names.POINTS
 
     def __init__(self, visual: VisionTransformer) -> None:
-        self.visual = visual
-        self.blocks = list(visual.transformer.resblocks)
+        self.visual: Any = visual
+        self.blocks: list[Any] = list(visual.transformer.resblocks)
         side = visual.grid_size
         self.grid: tuple[int, int] = (side[0], side[1])
 
@@ -98,35 +98,19 @@ class ViTTower(Tower):
         return tuple(f"block{number}" for number in range(len(self.blocks)))
 
     def canonical(self, name: str) -> str:
-        match = re.fullmatch(r"block(-?\d+)(?:\.(\w+))?", name)
-        if match is None:
+        found = names.canonical(name, len(self.blocks))
+        if found is None:
             raise self._refuse(name)
-        number, point = int(match.group(1)), match.group(2) or "ln_1"
-        if not -len(self.blocks) <= number < len(self.blocks):
-            raise self._refuse(name)
-        if point not in self.points:
-            raise ModelError(f"layer={name}: no point '{point}' in a block; valid: {', '.join(self.points)}")
-        number %= len(self.blocks)
-        return f"block{number}" if point == "ln_1" else f"block{number}.{point}"
-
-    def _parse(self, layer: str) -> tuple[int, str]:
-        number, _, point = layer.removeprefix("block").partition(".")
-        return int(number), point or "ln_1"
-
-    def _grid_of(self, tokens: Tensor) -> Tensor:
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
-
-    @staticmethod
-    def _tokens_of(first: Tensor, activations: Tensor) -> Tensor:
-        return torch.cat([first, activations.flatten(2).transpose(1, 2).to(first.dtype)], dim=1)
+        return found
 
     def forward(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, LayerState]]:
-        wanted = {self._parse(layer): layer for layer in layers}
+        wanted = {names.parse(layer): layer for layer in layers}
         states: dict[str, LayerState] = {}
 
         def keep(number: int, point: str, tokens: Tensor, *context: Tensor) -> None:
             if (number, point) in wanted:
-                states[wanted[number, point]] = LayerState(self._grid_of(tokens), (tokens[:, :1], *context))
+                activations = names.to_map(tokens, 1, self.grid)
+                states[wanted[number, point]] = LayerState(activations, (tokens[:, :1], *context))
 
         x = self.visual._embeds(images)
         for number, block in enumerate(self.blocks):
@@ -140,9 +124,9 @@ class ViTTower(Tower):
         return self._pool(x), states
 
     def head(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> Tensor:
-        number, point = self._parse(layer)
+        number, point = names.parse(layer)
         block = self.blocks[number]
-        x = self._tokens_of(context[0], activations)
+        x = names.to_tokens(context[0], activations)
         if point == "ln_1":
             x = context[1] + block.ls_1(block.attention(q_x=x))
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
@@ -153,6 +137,8 @@ class ViTTower(Tower):
         return self._pool(x)
 
     def surgery(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
+        if self.lacks("surgery_features", ""):
+            return super().surgery(images, blocks, values)
         x = self.visual._embeds(images)
         first = max(0, len(self.blocks) - blocks)
         for block in self.blocks[:first]:
@@ -161,23 +147,21 @@ class ViTTower(Tower):
         patches = self.visual.ln_post(second[:, 1:])
         if self.visual.proj is not None:
             patches = patches @ self.visual.proj
-        return self._pool(x), patches.mT.unflatten(2, self.grid)
+        return self._pool(x), names.to_map(patches, 0, self.grid)
 
     def lacks(self, extra: str, layer: str) -> str:
-        if extra in ("attentions", "surgery_features") and self.visual.attn_pool is not None:
-            return "its image tower pools by an attention of its own"
         if extra == "attentions":
             if self.visual.pool_type != "tok":
                 return "its image tower does not pool by a class token"
-            number, point = self._parse(layer)
+            number, point = names.parse(layer)
             if point != "ln_1" and number + 1 == len(self.blocks):
                 return f"no attention follows {layer}"
         return ""
 
     def attended(self, layer: str, activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-        number, point = self._parse(layer)
+        number, point = names.parse(layer)
         block = self.blocks[number]
-        x = self._tokens_of(context[0], activations)
+        x = names.to_tokens(context[0], activations)
         seen = []
         if point == "ln_1":
             x, weights = open_block(block, x, context[1])
@@ -190,5 +174,5 @@ class ViTTower(Tower):
         return self._pool(x), seen
 
     def _pool(self, x: Tensor) -> Tensor:
-        pooled, _ = self.visual._pool(x)
+        pooled: Tensor = self.visual._pool(x)[0]
         return pooled @ self.visual.proj if self.visual.proj is not None else pooled
