@@ -23,10 +23,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.gate.baseline import make_baseline, write_baseline
+    from decomcam_bench.gate.baseline import read_baseline, update_baseline
 
-    baseline = make_baseline(arguments.results, arguments.key, images=not arguments.no_images)
-    write_baseline(arguments.baseline, baseline)
+    file = update_baseline(arguments.baseline, arguments.results, arguments.key, images=not arguments.no_images)
+    baseline = read_baseline(file)
     numbers = sum(len(metric["columns"]) for cell in baseline["cells"] for metric in cell["metrics"])
     print(f"{arguments.baseline}: {numbers} numbers of {len(baseline['cells'])} cells")
     return 0

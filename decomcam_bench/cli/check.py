@@ -39,14 +39,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.gate.baseline import read_baseline
     from decomcam_bench.gate.findings import as_markdown, as_text
-    from decomcam_bench.gate.regression import check, check_patterns, exit_status, read_tolerances
+    from decomcam_bench.gate.regression import check, exit_status
 
-    tolerances = read_tolerances(arguments.tolerances, arguments.tolerance)
-    baseline = read_baseline(arguments.baseline)
-    check_patterns(baseline, arguments.tolerance)
-    findings = check(baseline, arguments.results, tolerances, arguments.any_code)
+    findings = check(
+        arguments.baseline, arguments.results, arguments.tolerances, arguments.tolerance, arguments.any_code
+    )
     status = exit_status(findings)
     print(as_text(findings), end="")
     if arguments.summary:

@@ -255,22 +255,16 @@ def _check_layout(name: str, options: dict[str, Any]) -> None:
 
 
 def _export_pairs(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.config.settings import load_config
-    from decomcam_bench.interop.pairs import write_pairs
+    from decomcam_bench.api import export_pairs
 
-    pairs = write_pairs(load_config(arguments.overrides), Path(arguments.out).expanduser())
+    pairs = export_pairs(arguments.out, *arguments.overrides)
     print(f"{pairs:,} pairs in {arguments.out}; put their maps into one folder under the names in its column `file`")
     return 0
 
 
 def _export_maps(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.core.errors import StoreError
-    from decomcam_bench.store.maps import export
-    from decomcam_bench.store.store import Store
+    from decomcam_bench.api import export_maps
 
-    cell = Store(arguments.results).cell(arguments.cell)
-    if cell is None:
-        raise StoreError(f"--results {arguments.results}: no cell {arguments.cell}; the table ends with the keys")
-    maps = export(cell, Path(arguments.out).expanduser())
+    maps = export_maps(arguments.out, arguments.cell, arguments.results)
     print(f"{maps:,} maps in {arguments.out}; score them with method=files method.dir={arguments.out}")
     return 0

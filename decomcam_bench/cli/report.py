@@ -32,6 +32,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.reports.report import write_report
 
     out = arguments.out or Path(arguments.results) / "report.html"
-    path = write_report(arguments.results, out, arguments.overrides, not arguments.no_gallery, arguments.resamples)
+    path = write_report(
+        arguments.results, out, *arguments.overrides, gallery=not arguments.no_gallery, resamples=arguments.resamples
+    )
     print(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)", file=sys.stderr)
     return 0

@@ -38,7 +38,13 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.reports.experiments import reproduce
     from decomcam_bench.tables.tables import render
 
-    outcome = reproduce(arguments.name, arguments.overrides, arguments.require_all, arguments.out, arguments.resamples)
+    outcome = reproduce(
+        arguments.name,
+        *arguments.overrides,
+        require_all=arguments.require_all,
+        out=arguments.out,
+        resamples=arguments.resamples,
+    )
     for dataset, why in outcome.skipped.items():
         print(f"skipped {dataset}: {why}", file=sys.stderr)
     if not outcome.computed_images:

@@ -45,16 +45,16 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         from decomcam_bench.tables.tables import render
 
-        print(render(housekeeping.listing(arguments.results), "md"), end="")
+        print(render(housekeeping.list_results(arguments.results), "md"), end="")
         _warn(arguments)
     elif arguments.action == "show":
         import json
 
-        print(json.dumps(housekeeping.describe(housekeeping.find_cell(arguments.results, arguments.keys[0])), indent=2))
+        print(json.dumps(housekeeping.describe_cell(arguments.keys[0], arguments.results), indent=2))
     elif arguments.action == "export":
         if not arguments.out:
             raise ConfigError("results export needs --out FILE, ending in .csv or .parquet")
-        rows = housekeeping.export(arguments.results, arguments.out, arguments.keys, arguments.metric)
+        rows = housekeeping.export(arguments.out, arguments.results, arguments.keys, arguments.metric)
         print(f"{arguments.out}: {rows} records")
         _warn(arguments)
     else:
@@ -80,10 +80,11 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     if arguments.images < 0:
         raise ConfigError(f"--images {arguments.images}: must be at least 0")
-    first, second = (housekeeping.find_cell(arguments.results, key) for key in arguments.keys)
+    one, other = arguments.keys
+    first, second = (housekeeping.find_cell(arguments.results, key) for key in (one, other))
     for line in differences(first.identity, second.identity):
         print(line)
-    for found in housekeeping.compare_cells(first, second, arguments.metric):
+    for found in housekeeping.compare_cells(one, other, arguments.results, arguments.metric):
         paired = found.paired
         print(
             f"\n{found.column}: second - first = {paired.difference:+.4g} [{paired.low:+.4g}, {paired.high:+.4g}], "

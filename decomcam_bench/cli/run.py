@@ -41,19 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.config.settings import load_config
-
-    config = load_config(arguments.overrides)
-    if arguments.dry_run:
-        from decomcam_bench.engine.estimate import describe
-        from decomcam_bench.engine.plan import make_plan
-
-        print(describe(make_plan(config)), end="")
-        return 0
-    from decomcam_bench.engine.engine import run
+    from decomcam_bench import api
     from decomcam_bench.tables.tables import load_table, render
 
-    result = run(config)
+    if arguments.dry_run:
+        print(api.dry_run(*arguments.overrides), end="")
+        return 0
+    result = api.run(*arguments.overrides)
     if result.computed_images:
         counts = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in result.passes.items())
         print(f"{result.computed_images} images in {result.seconds:.1f} s; passes: {counts}", file=sys.stderr)
@@ -68,9 +62,9 @@ def execute(arguments: argparse.Namespace) -> int:
             f"first: {result.unusable[0]}",
             file=sys.stderr,
         )
-    table = load_table(config.keys.results, result.keys)
-    print(render(table, arguments.format, config.keys.results), end="")
-    if _lacks_controls(config.keys.results, result.keys):
+    table = load_table(result.results, result.keys)
+    print(render(table, arguments.format, result.results), end="")
+    if _lacks_controls(result.results, result.keys):
         print("no row shows what chance or the annotation itself scores here; controls=true adds some", file=sys.stderr)
     hopeless = (table["n_expected"] > 0) & (table["n_evaluated"] == 0)
     return 1 if bool(hopeless.any()) else 0

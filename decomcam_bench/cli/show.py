@@ -19,7 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from decomcam_bench.config.settings import load_config, resolved
+    from decomcam_bench.api import show
 
-    print(resolved(load_config(arguments.overrides)), end="")
+    print(show(*arguments.overrides), end="")
     return 0

@@ -35,7 +35,12 @@ def config_folder() -> Path:
 
 
 def names(group: str) -> list[str]:
-    """Names of the choices of a group, sorted."""
+    """Return the names of the choices of a group, sorted: of ``dataset``, ``model``, ``method``, ``metric``,
+    ``experiment`` or ``gate``.
+
+    >>> "decomcam" in names("method")
+    True
+    """
     return sorted(file.stem for file in (config_folder() / group).glob("*.yaml") if not file.stem.startswith("_"))
 
 

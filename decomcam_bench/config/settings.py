@@ -10,32 +10,24 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from decomcam_bench.config import registry
+from decomcam_bench.config.overrides import GROUPS, quoted, read_overrides
 from decomcam_bench.core.errors import ConfigError, did_you_mean, unknown
 from decomcam_bench.core.validation import check_choice
 
-GROUPS = ("dataset", "model", "method", "metric")
 #: Methods that know nothing of the model, and the annotated region itself: floor and ceiling.
 CONTROLS = ("random", "center", "oracle")
-#: Other spellings of a key.
-ALIASES = {"maps.dir": "method.dir"}
-#: The key whose values are texts even where they look like numbers.
-IDS = "dataset.ids"
-#: One element of a list as it is written; a comma in quotes does not end it.
-_ELEMENT = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[^,])+""")
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,7 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: for anything that is not known, of the wrong type, or out of range.
     """
-    values = _parse(overrides)
+    values = read_overrides(overrides)
     plain = {key: choices for key, choices in values.items() if key.partition(".")[0] not in GROUPS}
     names = [field.name for field in fields(RunKeys)]
     for key, choices in plain.items():
@@ -176,6 +168,20 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
     return RunConfig(tuple(settings), tuple(metrics), key_sets[0], tuple(overrides))
 
 
+def with_results(overrides: Sequence[str], results: str | Path | None) -> tuple[str, ...]:
+    """Add the store as an override, unless the overrides name it.
+
+    Raises:
+        ConfigError: when the overrides name another store.
+    """
+    named = [word.partition("=")[2] for word in overrides if word.partition("=")[0] == "results"]
+    if results is None or (named and named[-1] == str(results)):
+        return tuple(overrides)
+    if named:
+        raise ConfigError(f"results={named[-1]}: the call also says results={str(results)!r}; name one store")
+    return (*overrides, f"results={quoted(str(results))}")
+
+
 def untrained_twin(model: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A model's twin with random weights, and what differs from its YAML."""
     config, changed = model
@@ -198,53 +204,6 @@ def resolved(config: RunConfig) -> str:
             }
         )
     return OmegaConf.to_yaml(OmegaConf.create(cells if len(cells) > 1 else cells[0]))
-
-
-def _parse(overrides: Sequence[str]) -> dict[str, list[Any]]:
-    """Values by key, in order of first appearance; a later override of a key replaces an earlier."""
-    try:
-        parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
-    except OverrideParseException as error:
-        raise ConfigError(f"cannot read the override '{error.override}'; write it as key=value") from error
-    values: dict[str, list[Any]] = {}
-    for override in parsed:
-        if override.is_delete():
-            raise ConfigError(f"'{override.input_line}': overrides cannot delete a key; write it as key=value")
-        key = ALIASES.get(override.key_or_group, override.key_or_group)
-        if override.is_sweep_override():
-            found = [_scalar(text) for text in override.sweep_string_iterator()]
-        else:
-            value = override.value()
-            found = [_ids(value, override.input_line or "") if key == IDS else value]
-        if not found:
-            raise ConfigError(f"'{override.input_line}': no value")
-        values[key] = list(dict.fromkeys(found)) if all(_hashable(v) for v in found) else found
-    return values
-
-
-def _ids(value: Any, line: str) -> Any:
-    """Ids as they are written: Hydra reads ``2007_000033`` as a number and so loses its underscore.
-
-    Args:
-        value: as Hydra reads it.
-        line: the override.
-    """
-    written = line.partition("=")[2].strip()
-    if isinstance(value, list):
-        elements = [text.strip() for text in _ELEMENT.findall(written[1:-1])]
-        if len(elements) != len(value):
-            return value
-        return [one if isinstance(one, str) else text for one, text in zip(value, elements, strict=True)]
-    return value if value is None or isinstance(value, str) else written
-
-
-def _scalar(text: str) -> Any:
-    """The value of one element of a sweep, read by the same grammar."""
-    return OverridesParser.create().parse_override(f"x={text}").value()
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool)
 
 
 def _product(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

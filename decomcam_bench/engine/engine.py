@@ -40,6 +40,7 @@ class RunResult:
 
     Attributes:
         keys: of all its cells, finished before or now.
+        results: root of the store.
         computed_images: images that were evaluated now.
         passes: forward and backward passes by purpose, this run alone.
         seconds: wall time of the evaluation.
@@ -49,6 +50,7 @@ class RunResult:
     """
 
     keys: list[str]
+    results: str = "results"
     computed_images: int = 0
     passes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -69,7 +71,7 @@ def execute(plan: Plan) -> RunResult:
     """Executes a plan on this machine."""
     keys = plan.config.keys
     began = time.monotonic()
-    result = RunResult([cell.key for cell in plan.cells])
+    result = RunResult([cell.key for cell in plan.cells], keys.results)
     _be_repeatable()
     for group in plan.groups:
         if keys.strict:

@@ -28,6 +28,25 @@ from decomcam_bench.tables.tables import counts, is_complete, order
 SCHEMA = 1
 
 
+def update_baseline(
+    baseline: str | Path, results: str | Path = "results", keys: Iterable[str] | None = None, images: bool = True
+) -> Path:
+    """Write a store's numbers as a baseline for :func:`~decomcam_bench.gate.regression.check`.
+
+    Args:
+        baseline: the file to write.
+        results: root of the store.
+        keys: only these cells; None for all.
+        images: keep the values of every image.
+
+    Raises:
+        StoreError: as :func:`make_baseline`.
+        ConfigError: when the file cannot be written.
+    """
+    write_baseline(baseline, make_baseline(results, keys, images))
+    return Path(baseline)
+
+
 def make_baseline(results: str | Path, keys: Iterable[str] | None = None, images: bool = True) -> dict[str, Any]:
     """The baseline of a store.
 

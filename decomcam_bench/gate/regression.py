@@ -32,6 +32,7 @@ import yaml
 from decomcam_bench.config import registry
 from decomcam_bench.core.errors import ConfigError, unknown
 from decomcam_bench.core.fingerprint import own_code
+from decomcam_bench.gate.baseline import read_baseline
 from decomcam_bench.metrics.base import Column, Metric
 from decomcam_bench.stats.statistics import Comparison, compare
 from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records
@@ -165,9 +166,41 @@ def exit_status(findings: Sequence[Finding]) -> int:
 
 
 def check(
+    baseline: str | Path,
+    results: str | Path = "results",
+    tolerances: str = "default",
+    overrides: Sequence[str] = (),
+    any_code: bool = False,
+) -> list[Finding]:
+    """Judge a store against the baseline in a file.
+
+    Args:
+        baseline: file written by :func:`~decomcam_bench.gate.baseline.update_baseline`.
+        results: root of the store.
+        tolerances: a choice of ``configs/gate``, or a YAML file.
+        overrides: ``COLUMN=AMOUNT`` on top.
+        any_code: as for :func:`judge`.
+
+    Raises:
+        ConfigError: for a baseline or tolerances that cannot be read.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> file = bench.update_baseline(f"{folder}/base.json", folder)
+    >>> [(finding.column, finding.state) for finding in bench.check(file, folder)]
+    [('energy', 'pass')]
+    """
+    allowed = read_tolerances(tolerances, overrides)
+    known = read_baseline(baseline)
+    check_patterns(known, overrides)
+    return judge(known, results, allowed, any_code)
+
+
+def judge(
     baseline: Mapping[str, Any], results: str | Path, tolerances: Tolerances, any_code: bool = False
 ) -> list[Finding]:
-    """Judges every number of a baseline.
+    """Judge every number of a baseline.
 
     Args:
         baseline: from :func:`decomcam_bench.gate.baseline.read_baseline`.

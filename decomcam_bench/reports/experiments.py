@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from decomcam_bench.config import registry
-from decomcam_bench.config.settings import load_config
+from decomcam_bench.config.settings import load_config, with_results
 from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.engine.engine import execute
 from decomcam_bench.engine.plan import make_plan
@@ -83,23 +83,32 @@ def read_experiment(name: str) -> Experiment:
 
 def reproduce(
     name: str,
-    overrides: Sequence[str] = (),
+    *overrides: str,
+    results: str | Path | None = None,
     require_all: bool = False,
     out: str | Path | None = None,
     resamples: int = 2_000,
 ) -> Outcome:
-    """Runs an experiment on the data sets that are there and writes its table and figure.
+    """Run an experiment on the data sets that are present and write its table and figure.
 
     Args:
         name: of the experiment.
         overrides: on top of the experiment's own; ``dataset=A,B`` chooses data sets.
-        require_all: a data set that is not there is an error.
+        results: root of the store; ``results`` by default.
+        require_all: raise when a data set is missing.
         out: folder of table and figure; ``RESULTS/experiments/NAME`` by default.
         resamples: of the intervals.
 
     Raises:
-        DataError: when no data set is there, or one is not and ``require_all`` is set.
+        DataError: when no data set is present, or one is missing and ``require_all`` is set.
+
+    >>> import tempfile
+    >>> words = "dataset=toybox", "method=center", "metric=energy", "limit=4", "workers=0"
+    >>> outcome = reproduce("localization", *words, results=tempfile.mkdtemp())
+    >>> sorted(path.name for path in outcome.files)
+    ['figure.png', 'figure.svg', 'table.csv', 'table.html', 'table.md', 'table.tex']
     """
+    overrides = with_results(overrides, results)
     experiment = read_experiment(name)
     check_resampling(resamples)
     chosen, rest = _datasets(experiment, overrides)
@@ -110,7 +119,7 @@ def reproduce(
     keys: list[str] = []
     skipped: dict[str, str] = {}
     computed = 0
-    results = load_config([o for o in rest if o.startswith("results=")]).keys.results
+    results = load_config([word for word in rest if word.startswith("results=")]).keys.results
     for dataset in chosen:
         own = experiment.toybox if dataset == "toybox" else experiment.overrides
         try:

@@ -285,6 +285,6 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     with drawing_style():
         for suffix, extra in ((".png", {"dpi": 150}), (".svg", {"metadata": {"Date": None}})):
             path = stem.with_suffix(suffix)
-            figure.savefig(path, **extra)  # type: ignore[arg-type]
+            figure.savefig(path, **extra)
             written.append(path)
     return written

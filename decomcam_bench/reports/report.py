@@ -71,13 +71,13 @@ class Section:
 
 
 def write_report(
-    results: str | Path,
-    out: str | Path,
-    overrides: Sequence[str] = (),
+    results: str | Path = "results",
+    out: str | Path = "report.html",
+    *overrides: str,
     gallery: bool = True,
     resamples: int = 2_000,
 ) -> Path:
-    """Writes the report of a store.
+    """Write a self-contained HTML report of a store.
 
     Args:
         results: root of the store.
@@ -89,6 +89,12 @@ def write_report(
     Raises:
         StoreError: when there are no results.
         ConfigError: when the file cannot be written.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> bench.write_report(folder, f"{folder}/report.html", gallery=False).name
+    'report.html'
     """
     store = Store(results)
     cells = {cell.key: cell for cell in store.cells()}

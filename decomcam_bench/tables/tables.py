@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ FORMATS = ("md", "csv", "json", "latex", "html")
 
 
 def load_records(results: str | Path, key: str, metric: str | None = None) -> pd.DataFrame:
-    """Records of one cell, one row a pair.
+    """Return the records of one cell, one row per pair.
 
     Args:
         results: root of the store.
@@ -41,6 +42,13 @@ def load_records(results: str | Path, key: str, metric: str | None = None) -> pd
 
     Raises:
         StoreError: when there is no such cell or metric, several are meant, or a part is damaged.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> records = bench.load_records(folder, done.keys[0], "energy")
+    >>> bool(records["energy"].between(0, 1).all())
+    True
     """
     cell = Store(results).cell(key)
     if cell is None:
@@ -67,7 +75,7 @@ def load_table(
     seed: int = 0,
     note: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
-    """The table of a store.
+    """Return the table of a store, one row per cell.
 
     Args:
         results: root of the store.
@@ -80,20 +88,31 @@ def load_table(
         resamples: of intervals and comparisons. None: 2,000 for intervals; of the p-values as many
             permutations as the number of tests asks for, at least 10,000.
         seed: of both.
-        note: called with a line each for what a reader of comparisons should know: pairs that were
-            left out, a table in which no difference can be significant.
+        note: called with one line each for what a reader of comparisons should know: pairs that were
+            left out, a table in which no difference can be significant. None: issue a UserWarning.
 
     Returns:
         One row a cell: :data:`IDENTITY`, one column a number of a metric, :data:`COUNTS`. A cell
         that is not finished has empty numbers and counts what it has so far.
 
     Raises:
-        StoreError: for a part that is damaged or was written by a newer version.
+        StoreError: when there are no results, or a part is damaged or was written by a newer version.
         ConfigError: for a reference method that is not there.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center,random", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> table = bench.load_table(folder, intervals=True, resamples=100)
+    >>> list(table["method"])
+    ['center', 'random']
+    >>> list(table.columns)[5:8]
+    ['energy', 'energy_low', 'energy_high']
     """
     store = Store(results)
     if keys is None:
         cells = sorted(store.cells(), key=order)
+        if not cells:
+            raise StoreError(f"{results}: no results there; `decomcam-bench run` makes some")
     else:
         cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
     sums: SumsOf = {}
@@ -103,6 +122,10 @@ def load_table(
         columns = _add_uncertainty(rows, columns, cells, sums, details, intervals, reference, resamples, seed, note)
     table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
     return whole_counts(table).astype({"rank": "Int64"})
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=4)
 
 
 def is_count(name: str) -> bool:
@@ -138,7 +161,7 @@ def _add_uncertainty(
         for own, found in zip(extra, interval_columns(cells, sums, count, seed), strict=True):
             own.update(found)
     if reference:
-        compared = comparison_columns(cells, reference, resamples, seed, details, note)
+        compared = comparison_columns(cells, reference, resamples, seed, details, note or _warn)
         for own, found in zip(extra, compared, strict=True):
             own.update(found)
     names = {name for own in extra for name in own}
@@ -247,8 +270,8 @@ def directions(results: str | Path) -> dict[str, str]:
     }
 
 
-def render(table: pd.DataFrame, form: str, results: str | Path | None = None) -> str:
-    """The table as text.
+def render(table: pd.DataFrame, form: str = "md", results: str | Path | None = None) -> str:
+    """Write a table as text.
 
     Args:
         form: ``md`` (four significant digits; with intervals a fixed number of decimals), ``csv``
@@ -258,9 +281,14 @@ def render(table: pd.DataFrame, form: str, results: str | Path | None = None) ->
 
     Raises:
         ConfigError: for another form.
+
+    >>> print(render(pd.DataFrame({"method": ["a"], "energy": [0.51239]})), end="")
+    | method | energy |
+    |--------|--------|
+    | a      | 0.5124 |
     """
     if form == "csv":
-        return table.to_csv(index=False, lineterminator="\n")
+        return str(table.to_csv(index=False, lineterminator="\n"))
     if form == "json":
         return json.dumps(_rows_for_json(table, results), indent=2) + "\n"
     if form not in FORMATS:

@@ -41,8 +41,15 @@ def find_cell(results: str | Path, key: str) -> Cell:
     return cell
 
 
-def listing(results: str | Path) -> pd.DataFrame:
-    """One row a cell: labels, metrics, parts that are there, bytes, key."""
+def list_results(results: str | Path = "results") -> pd.DataFrame:
+    """Return one row per cell: labels, metrics, images, parts present, bytes, key.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> bench.list_results(folder)[["method", "metrics", "parts"]].values.tolist()
+    [['center', 'energy', '1/1']]
+    """
     rows = []
     for cell in sorted(Store(results).cells(), key=order):
         metrics = cell.metrics()
@@ -72,8 +79,23 @@ def commands(cell: Cell) -> list[str]:
     return [shlex.join(["decomcam-bench", "run", *map(str, cell.display["overrides"]), *own]) for own in metrics]
 
 
-def describe(cell: Cell) -> dict[str, Any]:
-    """Everything that the store knows of a cell, ready for JSON."""
+def describe_cell(key: str, results: str | Path = "results") -> dict[str, Any]:
+    """Return everything that the store knows of a cell, ready for JSON.
+
+    Args:
+        key: of the cell, or its first letters.
+        results: root of the store.
+
+    Raises:
+        StoreError: when there is no such cell, or several.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> bench.describe_cell(done.keys[0], folder)["repeat"]
+    ['decomcam-bench run dataset=toybox model=toyclip method=center limit=4 metric=energy']
+    """
+    cell = find_cell(results, key)
     records = cell.read(RECORDS, lambda name: name in ("status", "reason"))
     metrics = {}
     for key, content in cell.metrics().items():
@@ -116,16 +138,31 @@ class CellComparison:
     images: pd.DataFrame
 
 
-def compare_cells(first: Cell, second: Cell, metric: str | None = None) -> list[CellComparison]:
-    """Compares the metrics that two complete cells have in common, image by image.
+def compare_cells(
+    first: str, second: str, results: str | Path = "results", metric: str | None = None
+) -> list[CellComparison]:
+    """Compare the metrics that two complete cells have in common, image by image.
 
     Args:
+        first, second: keys, or their first letters.
+        results: root of the store.
         metric: only this one.
 
     Raises:
-        StoreError: when they have none in common.
-        ConfigError: for a metric that they have not in common.
+        StoreError: when there is no such cell, or they have no metric in common.
+        ConfigError: for a metric that they do not have in common.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center,random", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> [found] = bench.compare_cells(*done.keys, results=folder)
+    >>> found.column, found.paired.images
+    ('energy', 4)
     """
+    return _compare_cells(find_cell(results, first), find_cell(results, second), metric)
+
+
+def _compare_cells(first: Cell, second: Cell, metric: str | None) -> list[CellComparison]:
     theirs = second.metrics()
     shared = {
         key: content
@@ -161,14 +198,19 @@ def _compare(metric: Metric, content: Any, before: pd.DataFrame, after: pd.DataF
     return made
 
 
-def collect_garbage(results: str | Path, dry_run: bool = False) -> list[str]:
-    """Removes what an interrupted run left: cells without a finished part, damaged parts, temporary
-    files. Unfinished cells with finished parts stay, for they are continued. A cell that is being
-    written, whose description is gone or cannot be read, or that a newer version has written to, is
-    left alone.
+def collect_garbage(results: str | Path = "results", dry_run: bool = False) -> list[str]:
+    """Remove what an interrupted run left behind: cells without a finished part, damaged parts, temporary files.
+
+    Unfinished cells with finished parts stay, because the next run continues them. A cell is left alone
+    while it is being written, when its description is missing or unreadable, and when a newer version has
+    written to it.
 
     Returns:
         One line for each thing removed (or, with ``dry_run``, that would be).
+
+    >>> import tempfile
+    >>> collect_garbage(tempfile.mkdtemp(), dry_run=True)
+    []
     """
     store = Store(results)
     folder = store.root / "cells"
@@ -218,13 +260,17 @@ def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
     return [f"removed {file}" for file in doomed]
 
 
-def export(results: str | Path, out: str | Path, keys: Sequence[str] = (), metric: str | None = None) -> int:
-    """Writes the records of cells as one long table: CSV or Parquet by the file's ending.
+def export(
+    out: str | Path, results: str | Path = "results", keys: Sequence[str] = (), metric: str | None = None
+) -> int:
+    """Write the records of cells as one long table: CSV or Parquet by the suffix of the file.
 
-    One row a pair and metric: the cell's labels and key, ``metric`` with its options, then the records' own columns;
-    values that a metric does not have are empty. Curves are JSON lists in CSV.
+    One row per pair and metric: the cell's labels and key, ``metric`` with its options, then the records' own
+    columns; values that a metric does not have are empty. Curves are JSON lists in CSV.
 
     Args:
+        out: the file.
+        results: root of the store.
         keys: only these cells; all by default.
         metric: only this one.
 
@@ -234,6 +280,12 @@ def export(results: str | Path, out: str | Path, keys: Sequence[str] = (), metri
     Raises:
         ConfigError: for another ending, or a metric that no cell has.
         StoreError: when there is nothing to write.
+
+    >>> import tempfile, decomcam_bench as bench
+    >>> folder = tempfile.mkdtemp()
+    >>> done = bench.run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
+    >>> bench.export(f"{folder}/records.parquet", folder) == len(bench.load_records(folder, done.keys[0], "energy"))
+    True
     """
     out = Path(out)
     if out.suffix not in EXPORTS:

@@ -13,7 +13,7 @@ from decomcam_bench.config.settings import load_config
 from decomcam_bench.engine.engine import run
 from decomcam_bench.gate.baseline import read_baseline
 from decomcam_bench.gate.findings import as_text
-from decomcam_bench.gate.regression import check, exit_status, read_tolerances
+from decomcam_bench.gate.regression import exit_status, judge, read_tolerances
 from decomcam_bench.methods.base import Explanation
 from decomcam_bench.methods.decomcam import DecomCAM
 
@@ -25,7 +25,7 @@ SETTINGS = ["limit=24", "workers=0", "device=cpu"]
 def test_toybox_is_as_good_as_its_baseline(tmp_path: Path) -> None:
     line = next(line for line in (REPOSITORY / "scripts" / "gate").read_text().splitlines() if line.startswith("RUN="))
     run(load_config([*line[5:-1].split(), "workers=0", f"results={tmp_path}"]))
-    findings = check(read_baseline(BASELINE), tmp_path, read_tolerances())
+    findings = judge(read_baseline(BASELINE), tmp_path, read_tolerances())
     assert exit_status(findings) == 0, "\n" + as_text(findings)
 
 
@@ -41,7 +41,7 @@ def test_a_wrong_sign_turns_the_gate_red(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(DecomCAM, "explain", wrong)
     run(load_config([*SETTINGS, "method=decomcam", "metric=pointing_exact,energy", f"results={tmp_path}"]))
-    findings = check(read_baseline(BASELINE), tmp_path, read_tolerances())
+    findings = judge(read_baseline(BASELINE), tmp_path, read_tolerances())
     assert exit_status(findings) == 1
     red = {finding.column: finding for finding in findings if finding.state == "regressed"}
     assert {"pointing_exact", "energy"} <= set(red)

@@ -14,10 +14,10 @@ from decomcam_bench.gate.baseline import make_baseline, read_baseline, write_bas
 from decomcam_bench.gate.findings import as_markdown, as_text
 from decomcam_bench.gate.regression import (
     Tolerances,
-    check,
     check_patterns,
     differences,
     exit_status,
+    judge,
     read_tolerances,
 )
 from tests.store.stores import pairs, write_cell
@@ -38,7 +38,7 @@ def baseline(tmp_path: Path) -> dict:
 
 
 def judged(baseline: dict, root: Path, tolerances: Tolerances = STRICT) -> tuple[str, int]:
-    findings = check(baseline, root, tolerances)
+    findings = judge(baseline, root, tolerances)
     assert len(findings) == 1
     return findings[0].state, exit_status(findings)
 
@@ -74,7 +74,7 @@ def test_a_regression_names_the_ten_images_that_lost_most(baseline: dict, tmp_pa
     loss[5:20] = np.arange(15) / 20 + 0.01
     values[30] += 0.5
     write_cell(tmp_path / "now", "good", {"energy": pairs(IMAGES, energy=values - loss)}, rank=10)
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert finding.state == "regressed"
     assert [image["image_id"] for image in finding.worst] == [f"image{i:05d}" for i in range(19, 9, -1)]
     assert finding.worst[0]["change"] == pytest.approx(-0.71)
@@ -88,7 +88,7 @@ def test_a_regression_names_the_ten_images_that_lost_most(baseline: dict, tmp_pa
 def test_without_values_of_images_numbers_are_still_judged(tmp_path: Path) -> None:
     write_cell(tmp_path / "before", "good", energies())
     write_cell(tmp_path / "now", "good", energies(-0.1))
-    (finding,) = check(make_baseline(tmp_path / "before", images=False), tmp_path / "now", STRICT)
+    (finding,) = judge(make_baseline(tmp_path / "before", images=False), tmp_path / "now", STRICT)
     assert (finding.state, finding.worst, finding.paired) == ("regressed", [], None)
 
 
@@ -101,7 +101,7 @@ def test_a_cell_that_is_not_there_is_missing(baseline: dict, tmp_path: Path) -> 
 def test_an_unfinished_cell_is_missing(baseline: dict, tmp_path: Path) -> None:
     cell = write_cell(tmp_path / "now", "good", energies(), rank=10)
     cell.part("records", 1).unlink()
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert finding.state == "missing"
     assert "2 of 3 parts" in finding.why
     with pytest.raises(StoreError, match="unfinished"):
@@ -111,21 +111,21 @@ def test_an_unfinished_cell_is_missing(baseline: dict, tmp_path: Path) -> None:
 def test_another_identity_is_incomparable_and_says_in_what(baseline: dict, tmp_path: Path) -> None:
     write_cell(tmp_path / "now", "good", energies(-0.5), rank=5, precision="fp16")
     write_cell(tmp_path / "now", "good", energies(), rank=10, seed=1)
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert (finding.state, exit_status([finding])) == ("incomparable", 2)
     assert finding.why.endswith("differs in seed: (not there) -> 1")
 
 
 def test_a_metric_with_other_options_is_incomparable(baseline: dict, tmp_path: Path) -> None:
     write_cell(tmp_path / "now", "good", energies(), rank=10, options={"energy": {"objects": "single"}})
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert finding.state == "incomparable"
     assert "objects: (not there) -> single" in finding.why
 
 
 def test_a_metric_that_was_not_evaluated_is_missing(baseline: dict, tmp_path: Path) -> None:
     write_cell(tmp_path / "now", "good", {"deletion": pairs(IMAGES, deletion=0.5)}, rank=10)
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert (finding.state, finding.column) == ("missing", "energy")
 
 
@@ -133,17 +133,17 @@ def test_pairs_that_newly_fail_are_a_failure_even_if_the_mean_rises(baseline: di
     records = pairs(IMAGES, energy=np.linspace(0.2, 0.8, IMAGES))
     records.loc[:7, ["status", "reason", "energy"]] = ["failed", "zero_map", np.nan]
     write_cell(tmp_path / "now", "good", {"energy": records}, rank=10)
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert finding.state == "failed"
     assert finding.why == "8 pairs more fail than did: zero_map"
-    assert check(baseline, tmp_path / "now", Tolerances({"*": {"absolute": 0.01}}, failures=0.2))[0].state == "improved"
+    assert judge(baseline, tmp_path / "now", Tolerances({"*": {"absolute": 0.01}}, failures=0.2))[0].state == "improved"
 
 
 def test_pairs_that_are_newly_skipped_are_a_failure(baseline: dict, tmp_path: Path) -> None:
     records = pairs(IMAGES, energy=np.linspace(0.2, 0.8, IMAGES))
     records.loc[:7, ["status", "reason", "energy"]] = ["skipped", "too small", np.nan]
     write_cell(tmp_path / "now", "good", {"energy": records}, rank=10)
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert (finding.state, finding.why) == ("failed", "8 pairs more are skipped than were: too small")
     del baseline["cells"][0]["metrics"][0]["n_skipped"]
     assert judged(baseline, tmp_path / "now") == ("improved", 0)
@@ -152,10 +152,10 @@ def test_pairs_that_are_newly_skipped_are_a_failure(baseline: dict, tmp_path: Pa
 def test_records_of_other_code_are_not_judged(baseline: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cell(tmp_path / "now", "good", energies(), rank=10)
     monkeypatch.setattr("decomcam_bench.gate.regression.own_code", lambda: "changed")
-    (finding,) = check(baseline, tmp_path / "now", STRICT)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert (finding.state, exit_status([finding])) == ("incomparable", 2)
     assert "other code than is installed" in finding.why
-    (finding,) = check(baseline, tmp_path / "now", STRICT, any_code=True)
+    (finding,) = judge(baseline, tmp_path / "now", STRICT, any_code=True)
     assert finding.state == "pass"
 
 
@@ -169,7 +169,7 @@ def test_a_regression_outweighs_a_missing_cell(tmp_path: Path) -> None:
     write_cell(tmp_path / "before", "a", energies())
     write_cell(tmp_path / "before", "b", energies())
     write_cell(tmp_path / "now", "a", energies(-0.3))
-    findings = check(make_baseline(tmp_path / "before"), tmp_path / "now", STRICT)
+    findings = judge(make_baseline(tmp_path / "before"), tmp_path / "now", STRICT)
     assert sorted(finding.state for finding in findings) == ["missing", "regressed"]
     assert exit_status(findings) == 1
 
@@ -325,7 +325,7 @@ def test_an_edited_baseline_is_not_believed(
     baseline: dict, tmp_path: Path, where: str, change: dict, state: str, says: str
 ) -> None:
     write_cell(tmp_path / "now", "good", energies(), rank=10)
-    findings = check(edited_baseline(baseline, where, change, tmp_path), tmp_path / "now", STRICT)
+    findings = judge(edited_baseline(baseline, where, change, tmp_path), tmp_path / "now", STRICT)
     assert (findings[0].state, findings[0].why) == (state, says)
     assert exit_status(findings) == (1 if state == "failed" else 2)
 
@@ -380,7 +380,7 @@ def test_an_error_of_the_gate_itself_is_no_regression(
 
 def test_the_summary_has_no_marks_but_its_own(tmp_path: Path) -> None:
     write_cell(tmp_path / "before", "a_b_c ~~d~~ @someone", energies())
-    page = as_markdown(check(make_baseline(tmp_path / "before"), tmp_path / "none", STRICT), 2)
+    page = as_markdown(judge(make_baseline(tmp_path / "before"), tmp_path / "none", STRICT), 2)
     (line,) = (line for line in page.splitlines() if line.startswith("- "))
     assert line.startswith(r"- **a\_b\_c \~\~d\~\~ \@someone layer4 on drawn, m** (missing): ")
 

@@ -78,7 +78,7 @@ def test_missing_data_sets_are_named_and_skipped(
     assert "skipped voc: " in capsys.readouterr().err
     assert main(["reproduce", *words, "--require-all"]) == 2
     with pytest.raises(DataError, match="dataset=toybox"):
-        reproduce("localization", [f"results={tmp_path}"])
+        reproduce("localization", f"results={tmp_path}")
 
 
 def test_what_is_wrong_is_said_before_anything_is_computed(

@@ -19,7 +19,7 @@ from decomcam_bench.core.errors import StoreError
 from decomcam_bench.engine.engine import run
 from decomcam_bench.store.store import RECORDS, Cell, Store, key_of, seal, write_json
 from decomcam_bench.tables.tables import load_records, load_table, unfinished
-from decomcam_bench.tables.upkeep import collect_garbage, compare_cells, describe, export, find_cell
+from decomcam_bench.tables.upkeep import _compare_cells, collect_garbage, describe_cell, export, find_cell
 from tests.store.stores import pairs, write_cell
 
 IMAGES = 40
@@ -351,7 +351,7 @@ def test_two_cells_are_compared_image_by_image(cell: Cell, tmp_path: Path) -> No
     values[7] -= 0.9
     values[3] += 0.2
     other = write_cell(tmp_path, "other", {"energy": pairs(IMAGES, energy=values)})
-    (found,) = compare_cells(cell, other)
+    (found,) = _compare_cells(cell, other, None)
     assert list(found.images.index[:2]) == ["image00007", "image00003"]
     assert found.images["change"].iloc[0] == pytest.approx(-0.9)
     assert found.paired.difference == pytest.approx(-0.7 / IMAGES)
@@ -361,7 +361,7 @@ def test_two_cells_are_compared_image_by_image(cell: Cell, tmp_path: Path) -> No
 def test_cells_without_a_common_metric_are_refused(cell: Cell, tmp_path: Path) -> None:
     other = write_cell(tmp_path, "other", {"deletion": pairs(IMAGES, deletion=0.5)})
     with pytest.raises(StoreError, match="no complete metric in common"):
-        compare_cells(cell, other)
+        _compare_cells(cell, other, None)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -370,7 +370,7 @@ def test_export_has_every_record(tmp_path: Path, suffix: str) -> None:
     frame = pairs(IMAGES, deletion=np.linspace(0, 1, IMAGES)).assign(deletion_curve=curves)
     write_cell(tmp_path / "s", "good", {"energy": pairs(IMAGES, energy=0.25), "deletion": frame}, rank=3)
     out = tmp_path / f"out{suffix}"
-    assert export(tmp_path / "s", out) == 2 * IMAGES
+    assert export(out, tmp_path / "s") == 2 * IMAGES
     read = pd.read_csv(out) if suffix == ".csv" else pq.read_table(out).to_pandas()
     assert len(read) == 2 * IMAGES
     assert set(read["metric"]) == {"energy", "deletion"}
@@ -386,10 +386,10 @@ def test_metrics_of_one_name_are_told_apart_everywhere(tmp_path: Path) -> None:
     keys = run(load_config([*words, "device=cpu", f"results={tmp_path / 's'}"])).keys
     cells = [find_cell(tmp_path / "s", key) for key in keys]
     both = {"pointing", "pointing[tolerance=0]"}
-    assert set(describe(cells[0])["metrics"]) == both
-    assert {found.column for found in compare_cells(*cells)} == both
-    assert [found.column for found in compare_cells(*cells, "pointing[tolerance=0]")] == ["pointing[tolerance=0]"]
-    export(tmp_path / "s", tmp_path / "all.csv")
+    assert set(describe_cell(cells[0].key, tmp_path / "s")["metrics"]) == both
+    assert {found.column for found in _compare_cells(*cells, None)} == both
+    assert [found.column for found in _compare_cells(*cells, "pointing[tolerance=0]")] == ["pointing[tolerance=0]"]
+    export(tmp_path / "all.csv", tmp_path / "s")
     assert set(pd.read_csv(tmp_path / "all.csv")["metric"]) == both
     exact = load_records(tmp_path / "s", keys[0], "pointing[tolerance=0]")
     assert exact["hit"].mean() <= load_records(tmp_path / "s", keys[0], "pointing")["hit"].mean()
@@ -405,7 +405,7 @@ def test_a_name_that_several_metrics_have_is_refused_where_one_is_needed(tmp_pat
 
 
 def test_a_key_named_twice_is_exported_once(cell: Cell, tmp_path: Path) -> None:
-    assert export(tmp_path, tmp_path / "out.csv", [cell.key, cell.key[:6]]) == IMAGES
+    assert export(tmp_path / "out.csv", tmp_path, [cell.key, cell.key[:6]]) == IMAGES
 
 
 def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
