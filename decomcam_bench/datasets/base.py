@@ -367,3 +367,10 @@ class Prompts:
             [name] if number in free else [template.replace("{}", name) for template in self.templates]
             for number, name in enumerate(dataset.worded(self.names))
         ]
+
+    def empty(self, dataset: Dataset) -> list[str]:
+        """Return the templates with nothing in the place of the class name; one empty text if none are used."""
+        free = dataset.free_texts
+        if all(number in free for number in range(len(dataset.worded(self.names)))):
+            return [""]
+        return [template.replace("{}", "") for template in self.templates]

@@ -22,7 +22,7 @@ from decomcam_bench.core.progress import progress
 from decomcam_bench.datasets.base import Problem, printable
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker
 from decomcam_bench.engine.loading import Loaded, feed
-from decomcam_bench.engine.plan import Group, Plan, PlannedCell, PlannedMetric, make_plan, shared_cells
+from decomcam_bench.engine.plan import Group, Plan, PlannedCell, PlannedMetric, chunks, make_plan, shared_cells
 from decomcam_bench.engine.records import Row, frame, judged, pair_row, record, view_of
 from decomcam_bench.engine.rescore import remeasure
 from decomcam_bench.engine.strict import BAD_MASK, left_out_before, refuse_masks, refuse_sealed
@@ -209,8 +209,8 @@ class _Part:
             Geometry(image.sample.width, image.sample.height, model.input_size, self.group.source.geometry)
             for _, image in good
         ]
-        for start in range(0, len(pairs), self.keys.batch_size):
-            chunk = pairs[start : start + self.keys.batch_size]
+        for span in chunks([slot for slot, _, _ in pairs], self.keys.batch_size):
+            chunk = pairs[span.start : span.stop]
             batch = Batch(
                 tensors,
                 backbone,
@@ -253,14 +253,15 @@ class _Part:
 
     def _explain(self, batch: Batch, rows: list[Row], classes: list[tuple[int, ...]]) -> None:
         """Maps and values of one chunk of pairs for all cells; what cells share is computed once."""
-        evidences: dict[tuple[str, str], Any] = {}
+        evidences: dict[tuple[str, str, str], Any] = {}
         for cells in shared_cells(self.cells):
             first = cells[0]
             self.tell(" ".join(filter(None, (str(first.display["method"]), first.layer))))
-            share = (first.layer, first.method.score)
+            share = _shared_evidence(first)
             if share not in evidences:
-                needs = [c.method.needs for c in self.cells if (c.layer, c.method.score) == share]
-                evidences[share] = self.maker.evidence(batch, *share, frozenset().union(*needs))
+                needs = [c.method.needs for c in self.cells if _shared_evidence(c) == share]
+                layer, kind, slope = share
+                evidences[share] = self.maker.evidence(batch, layer, kind, frozenset().union(*needs), slope)
             stopwatch = _Stopwatch(self.group.model.device)
             with torch.no_grad():
                 explanations = explained(first.method, evidences[share], [cell.rank for cell in cells])
@@ -417,6 +418,11 @@ class _Part:
             for row in rows
             if row["status"] == "failed" and row["reason"].startswith(BAD_MASK)
         }
+
+
+def _shared_evidence(cell: PlannedCell) -> tuple[str, str, str]:
+    """Return what cells with the same evidence have in common: layer, score, and differentiated score."""
+    return cell.layer, cell.method.score, cell.method.differentiated
 
 
 class _Stopwatch:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from decomcam_bench.engine.plan import Amount, Group, Plan, expected_passes
+from decomcam_bench.engine.plan import Amount, Group, Plan, chunks, expected_passes
 from decomcam_bench.models.clip import ClipModel, Passes
 from decomcam_bench.store.store import RECORDS, part_size
 
@@ -24,10 +24,16 @@ def count(group: Group, batch_size: int) -> list[Amount]:
         indices = group.selection.indices[part * size : (part + 1) * size]
         for start in range(0, len(indices), batch_size):
             samples = [group.dataset.sample(index) for index in indices[start : start + batch_size]]
-            kept = sum(group.selection.keeps(sample, target) for sample in samples for target in sample.targets)
+            owners = [
+                slot
+                for slot, sample in enumerate(samples)
+                for target in sample.targets
+                if group.selection.keeps(sample, target)
+            ]
             amount.images += len(samples)
-            amount.pairs += kept
-            amount.chunks += -(-kept // batch_size)
+            amount.targeted += len(set(owners))
+            amount.pairs += len(owners)
+            amount.chunks += len(chunks(owners, batch_size))
         amounts.append(amount)
     return amounts
 
@@ -36,6 +42,7 @@ def _sum(amounts: Iterable[Amount]) -> Amount:
     total = Amount()
     for amount in amounts:
         total.images += amount.images
+        total.targeted += amount.targeted
         total.pairs += amount.pairs
         total.chunks += amount.chunks
     return total

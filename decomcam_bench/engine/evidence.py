@@ -16,7 +16,7 @@ from decomcam_bench.core.errors import ConfigError, ModelError, unknown
 from decomcam_bench.datasets.base import Target
 from decomcam_bench.methods.base import EXTRAS, Evidence, Method, explained
 from decomcam_bench.methods.controls import BadMaskError
-from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, similarity_to_score
+from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, text_scores
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.towers import LayerState
 
@@ -24,6 +24,12 @@ from decomcam_bench.models.towers import LayerState
 def pair_seed(seed: int, image_id: str, class_id: int) -> int:
     """A seed for one pair, the same on every machine and in every order of evaluation."""
     digest = hashlib.sha256(f"{seed}\0{image_id}\0{class_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def image_seed(seed: int, image_id: str) -> int:
+    """Return a seed for one image, the same on every machine and in every order of evaluation."""
+    digest = hashlib.sha256(f"{seed}\0{image_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
@@ -115,40 +121,51 @@ class EvidenceMaker:
         self.model, self.bank, self.batch_size, self.seed = model, bank, batch_size, seed
         self._checked: set[tuple[str, str]] = set()
         self._surgery: tuple[Backbone | None, dict[tuple[int, str], tuple[Tensor, Tensor]]] = (None, {})
+        self._gradients: tuple[Batch | None, dict[tuple[str, str], Tensor]] = (None, {})
 
-    def evidence(self, batch: Batch, layer: str, kind: str, needs: frozenset[str] = frozenset()) -> Evidence:
-        """What the model saw of the pairs at a layer (empty: none), scored by ``kind``.
+    def evidence(
+        self,
+        batch: Batch,
+        layer: str,
+        kind: str,
+        needs: frozenset[str] = frozenset(),
+        differentiated: str | None = None,
+    ) -> Evidence:
+        """Return what the model saw of the pairs at a layer (empty: none).
 
         Args:
+            kind: what images and activations are scored with.
             needs: of the methods that it is for; only the extras among them are given.
+            differentiated: the score whose gradients are taken; ``kind`` if None.
         """
+        slope = differentiated or kind
         model, bank = self.model, self.bank
         count = len(batch.images)
         state = batch.backbone.states[layer] if layer else LayerState(batch.images.new_zeros(count, 0, 1, 1))
 
         def score(images: Tensor, pair: Tensor) -> Tensor:
-            features = model.embed(images, "method_scored")
-            return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
+            features = model.embed(images, "method_scored", unit=False)
+            return text_scores(features, bank, kind).gather(1, batch.class_ids[pair, None])[:, 0]
+
+        def score_images(images: Tensor, image: Tensor) -> Tensor:
+            features = model.embed(images, "method_scored", unit=False)
+            return text_scores(features, bank, kind)[:, batch.class_ids]
 
         def head(activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
             self._check_unseen(layer, kind, state, batch)
             context = tuple(tensor[batch.image_of[pair]] for tensor in state.context)
             with torch.no_grad():
-                features = model.head(layer, activations, context, beside)
-            return similarity_to_score(features @ bank.embeddings.T, batch.class_ids[pair], kind)
-
-        def gradients() -> Tensor:
-            found = model.gradients(layer, state, batch.image_of, batch.class_ids, bank, kind, self.batch_size)
-            self._check(layer, kind, found, batch)
-            return found
+                features = model.head(layer, activations, context, beside, unit=False)
+            return text_scores(features, bank, kind).gather(1, batch.class_ids[pair, None])[:, 0]
 
         def attentions() -> Tensor:
-            return model.attentions(layer, state, batch.image_of, batch.class_ids, bank, kind, self.batch_size)
+            return model.attentions(layer, state, batch.image_of, batch.class_ids, bank, slope, self.batch_size)
 
         extras: dict[str, Callable[..., Any]] = {
             "attentions": attentions,
             "surgery_features": lambda blocks, values: self._surgery_features(batch, blocks, values),
             "text_embeddings": lambda: bank.embeddings,
+            "empty_text": lambda: bank.empty,
             "class_ids": lambda: batch.class_ids,
         }
         images_of = batch.image_of.tolist()
@@ -156,8 +173,9 @@ class EvidenceMaker:
             images=batch.images,
             image_of=batch.image_of,
             image_activations=state.activations,
-            gradients_source=gradients,
+            gradients_source=lambda: self._gradients_of(batch, layer, slope, state),
             score=score,
+            score_images=score_images,
             head=head,
             mean=model.mean,
             std=model.std,
@@ -165,6 +183,7 @@ class EvidenceMaker:
                 pair_seed(self.seed, batch.image_ids[image], target.class_id)
                 for image, target in zip(images_of, batch.targets, strict=True)
             ],
+            image_seeds=[image_seed(self.seed, image_id) for image_id in batch.image_ids],
             object_masks=batch.object_masks,
             extras={name: make for name, make in extras.items() if name in needs},
             pair_names=[
@@ -174,6 +193,18 @@ class EvidenceMaker:
             map_to_input=lambda pair, found: batch.geometries[images_of[pair]].map_to_input(found),
             batch_size=self.batch_size,
         )
+
+    def _gradients_of(self, batch: Batch, layer: str, kind: str, state: LayerState) -> Tensor:
+        """Return the gradients of the batch at a layer, computed once for all methods that differentiate ``kind``."""
+        if self._gradients[0] is not batch:
+            self._gradients = (batch, {})
+        kept = self._gradients[1]
+        if (layer, kind) not in kept:
+            kept[layer, kind] = self.model.gradients(
+                layer, state, batch.image_of, batch.class_ids, self.bank, kind, self.batch_size
+            )
+            self._check(layer, kind, kept[layer, kind], batch)
+        return kept[layer, kind]
 
     def _surgery_features(self, batch: Batch, blocks: int, values: str) -> tuple[Tensor, Tensor]:
         """One pass of the batch's images, kept for the other pairs of the same images."""
@@ -244,7 +275,8 @@ class EvidenceMaker:
                     [batch.geometries[image] for image in batch.image_of.tolist()],
                     batch.region,
                 )
-                explanation = explained(method, self.evidence(changed, layer, method.score, method.needs), [rank])[rank]
+                evidence = self.evidence(changed, layer, method.score, method.needs, method.differentiated)
+                explanation = explained(method, evidence, [rank])[rank]
                 maps = explanation.maps((images.shape[-2], images.shape[-1]))
             self.model.passes.metric_scored += passes.backbone + passes.head + passes.method_scored
             return maps

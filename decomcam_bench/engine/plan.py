@@ -151,7 +151,7 @@ def make_plan(config: RunConfig) -> Plan:
         )
         if group_key not in groups:
             selection = select(dataset, setting.keys.limit)
-            bank = model.text_bank(dataset.prompts.texts(dataset))
+            bank = model.text_bank(dataset.prompts.texts(dataset), empty=dataset.prompts.empty(dataset))
             groups[group_key] = Group(dataset, selection, source, model, bank, [], setting.keys.seed)
         group = groups[group_key]
         if setting.keys.controls and not _possible(setting, dataset):
@@ -367,11 +367,39 @@ def _word(value: Any) -> str:
 
 @dataclass
 class Amount:
-    """How much a group has to do: images, pairs, and chunks of pairs that are evaluated together."""
+    """How much a group has to do.
+
+    Attributes:
+        images: images to load.
+        targeted: those of them with at least one pair.
+        pairs: pairs.
+        chunks: chunks of pairs that are evaluated together, see :func:`chunks`.
+    """
 
     images: int = 0
+    targeted: int = 0
     pairs: int = 0
     chunks: int = 0
+
+
+def chunks(image_of: Sequence[int], batch_size: int) -> list[range]:
+    """Split pairs into chunks to evaluate together.
+
+    The pairs of an image stay together, so that what does not depend on the text is computed once for
+    them: a chunk has at most ``batch_size`` pairs, or all those of a single image.
+
+    Args:
+        image_of: the image of each pair, ascending.
+    """
+    starts = [p for p, image in enumerate(image_of) if p == 0 or image_of[p - 1] != image]
+    ends = [*starts[1:], len(image_of)]
+    spans: list[range] = []
+    for start, end in zip(starts, ends, strict=False):
+        if spans and end - spans[-1].start <= batch_size:
+            spans[-1] = range(spans[-1].start, end)
+        else:
+            spans.append(range(start, end))
+    return spans
 
 
 def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Passes:
@@ -383,8 +411,8 @@ def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Pa
         return total
     total.backbone = images
     shapes = group.model.layer_shapes()
-    gradients = {(cell.layer, cell.method.score) for cell in open_cells if "gradients" in cell.method.needs}
-    attentions = {(cell.layer, cell.method.score) for cell in open_cells if "attentions" in cell.method.needs}
+    gradients = {(cell.layer, cell.method.differentiated) for cell in open_cells if "gradients" in cell.method.needs}
+    attentions = {(cell.layer, cell.method.differentiated) for cell in open_cells if "attentions" in cell.method.needs}
     total.backward = total.head = pairs * (len(gradients) + len(attentions))
     for cells in shared_cells(open_cells):
         first = cells[0]
@@ -393,7 +421,7 @@ def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Pa
         cost = first.method.cost(largest, channels)
         total.backbone += images * cost.backbone
         total.head += pairs * cost.head
-        total.method_scored += pairs * cost.scored
+        total.method_scored += pairs * (cost.scored - cost.shared) + amount.targeted * cost.shared
     size = (group.model.input_size, group.model.input_size)
     for cell in open_cells:
         for planned in cell.metrics:

@@ -15,13 +15,14 @@ class ComponentMaps:
 
     Attributes:
         maps: float32 (q, H, W) at the model's input resolution, non-negative.
-        weights, scores, singular_values, explained: (q,); see
+        weights, scores, differences, singular_values, explained: (q,); see
             :class:`~decomcam_bench.methods.base.Components`. None where the method has no such value.
     """
 
     maps: np.ndarray
     weights: np.ndarray
     scores: np.ndarray | None
+    differences: np.ndarray | None
     singular_values: np.ndarray | None
     explained: np.ndarray | None
 

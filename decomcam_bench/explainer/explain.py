@@ -79,7 +79,7 @@ class Explained:
         ``ranks`` (0 for none), ``reasons`` (S, T), ``similarity`` (S, T), ``maps`` (S, T, height,
         width) in the picture's pixels. For setting s and text t with components, at the model's
         input resolution: ``components_s_t`` (q, H, W) and ``weights_s_t``, ``scores_s_t``,
-        ``singular_values_s_t``, ``explained_s_t`` (q,).
+        ``differences_s_t``, ``singular_values_s_t``, ``explained_s_t`` (q,).
 
         Raises:
             ConfigError: for another suffix, a folder that is not there, or a file that cannot be written.
@@ -101,7 +101,7 @@ class Explained:
                 if components is None:
                     continue
                 arrays[f"components_{s}_{t}"] = components.maps
-                for name in ("weights", "scores", "singular_values", "explained"):
+                for name in ("weights", "scores", "differences", "singular_values", "explained"):
                     values = getattr(components, name)
                     if values is not None:
                         arrays[f"{name}_{s}_{t}"] = values
@@ -245,7 +245,7 @@ class _Session:
         self.model: ClipModel = source.load(resolve_device(config.keys.device), keys.precision)
         self.model_name = model_label(first)
         self.default_layer = source.layer or self.model.tower.default_layer
-        self.bank: TextBank = self.model.text_bank([[text] for text in texts])
+        self.bank: TextBank = self.model.text_bank([[text] for text in texts], empty=[""])
         self.texts, self.name, self.batch_size = texts, name, config.keys.batch_size
         height, width = picture.shape[:2]
         self.geometry = Geometry(width, height, self.model.input_size, source.geometry)
@@ -268,18 +268,21 @@ class _Session:
             region="box",
         )
         similarity = (backbone.embeddings @ self.bank.embeddings.T)[0].cpu().numpy()
-        evidences: dict[tuple[str, str, int], Evidence] = {}
+        evidences: dict[tuple[str, str, str, int], Evidence] = {}
         done: dict[str, dict[int | None, Explanation]] = {}
         for one in asked:
             if one.shared in done:
                 continue
-            share = (one.layer, one.method.score, one.setting.keys.seed)
+            method = one.method.reporting()
+            share = (one.layer, method.score, method.differentiated, one.setting.keys.seed)
             if share not in evidences:
-                maker = EvidenceMaker(self.model, self.bank, self.batch_size, share[2])
-                evidences[share] = maker.evidence(batch, one.layer, one.method.score, frozenset(EXTRAS))
+                maker = EvidenceMaker(self.model, self.bank, self.batch_size, one.setting.keys.seed)
+                evidences[share] = maker.evidence(
+                    batch, one.layer, method.score, frozenset(EXTRAS), method.differentiated
+                )
             ranks = [other.rank for other in asked if other.shared == one.shared]
             with torch.no_grad():
-                done[one.shared] = explained(one.method, evidences[share], ranks)
+                done[one.shared] = explained(method, evidences[share], ranks)
         return [self._answer(one, done[one.shared][one.rank], similarity) for one in asked]
 
     def _resolve(self, setting: Setting) -> _Asked:
@@ -334,6 +337,7 @@ def _components(explanation: Explanation, number: int, size: tuple[int, int]) ->
         maps=upsample(found.native[number, :last], size, found.mode).relu().float().cpu().numpy(),
         weights=weights,
         scores=row(found.scores),
+        differences=row(found.differences),
         singular_values=row(found.singular_values),
         explained=row(found.explained),
     )

@@ -114,8 +114,11 @@ def _blocks(texts: Sequence[str], answers: Sequence[Answer], text: int, painter:
         panels = [] if components is None else _components(components, answer.geometry, painter)
         if components is not None and panels:
             kind = "components" if components.singular_values is None else "OSSMs by singular value"
-            share = "" if components.explained is None else " and share of the variance"
-            blocks.append(_Block(f"{name}: {kind}, with weight w{share}", panels))
+            shown = ["weight w"]
+            shown += [] if components.differences is None else ["score minus that of the blurred image d"]
+            shown += ["contribution to the map c"]
+            shown += [] if components.explained is None else ["share of the variance"]
+            blocks.append(_Block(f"{name}: {kind}, with {', '.join(shown[:-1])} and {shown[-1]}", panels))
     return blocks
 
 
@@ -123,10 +126,15 @@ def _components(components: ComponentMaps, geometry: Geometry, painter: Painter)
     panels = []
     largest = float(np.abs(components.weights).max(initial=0))
     form = ".2f" if largest >= 0.1 or largest == 0 else ".3f" if largest >= 0.01 else ".1e"
+    masses = components.weights * components.maps.sum((1, 2))
+    total = float(np.abs(masses).sum()) or 1.0
     for number, saliency in enumerate(components.maps):
         if not saliency.any():
             continue
         words = [f"{number + 1}", f"w {components.weights[number]:{form}}"]
+        if components.differences is not None:
+            words.append(f"d {components.differences[number]:+.3g}")
+        words.append(f"c {100 * float(masses[number]) / total:.0f} %")
         if components.explained is not None:
             words.append(f"{100 * float(components.explained[number]):.1f} %")
         panels.append(_Panel(painter.overlay(saliency, geometry)[0], " · ".join(words)))

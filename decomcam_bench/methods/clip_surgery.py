@@ -1,4 +1,4 @@
-"""CLIP Surgery: similarity of patches with the text, without what all texts have in common."""
+"""CLIP Surgery: similarity of patches with the text, minus what all texts have in common."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ NORMALISATIONS = ("features", "tokens")
 FLOORS = ("minimum", "zero")
 
 NON_FINITE_FEATURES = "non_finite_features"
-ONE_TEXT_ALONE = "one_text_alone"
 
 
 @dataclass
 class ClipSurgery(MapMethod):
-    """CLIP Surgery (Li, Wang, Duan and Li 2023): features by a path of its own, then feature surgery.
+    """CLIP Surgery (Li, Wang, Duan and Li 2023): features along a separate path, then feature surgery.
 
     Architecture surgery: patches attend by the similarity of their values, skip the MLPs, and leave
     the original path ``blocks`` blocks before the end; for a ResNet, in the attention pool, see
     :mod:`decomcam_bench.models.surgery`. Feature surgery: with s_t the similarity of a patch with
     text t and w_t the softmax over texts of temperature times the class token's similarity, divided
     by its mean, the map of t is w_t s_t - mean_u(w_u s_u): what is redundant among the data set's
-    texts is taken off. With one text alone nothing would be left: such pairs fail.
+    texts is removed. A single text leaves nothing to compare with; then, as in the authors' demo, the
+    features of the empty text are subtracted from those of the text.
 
     The class token is the model's own image feature for both towers. (In the authors' code that of a
-    ResNet takes the new path too, since query and key are overwritten there before it is computed.)
+    ResNet takes the new path too, since query and key are overwritten before it is computed.)
 
     Attributes:
-        blocks: blocks of a ViT with a second path; all if it has fewer.
+        blocks: number of blocks of a ViT with a second path; all if it has fewer.
         values: ``plain``, or ``unit``: values scaled to length 1 and the attention sharpened 8 times,
-            which the authors' code holds for ResNets but does not switch on.
-        normalise: ``features``: each token's feature has length 1, cosine similarity, as the paper;
-            ``tokens``: each channel is scaled to length 1 over the tokens, as the authors' demo does.
+            which the authors' code contains for ResNets but does not switch on.
+        normalise: ``features``: each token's feature has length 1 (cosine similarity), as in the paper and
+            in the repository since 2025-03-01 (d4696d4); ``tokens``: each channel is scaled to length 1
+            over the tokens, as in the repository's demo before (e346359, 2023).
         temperature: of the weights of the texts.
-        floor: what becomes 0: the least value of a map (``minimum``, min-max as the authors), or what
-            is below zero (``zero``).
+        floor: what becomes 0: the minimum of a map (``minimum``, min-max as in the authors' code), or
+            negative values (``zero``).
     """
 
     id = "clip_surgery"
@@ -54,8 +55,9 @@ class ClipSurgery(MapMethod):
     temperature: float = 2.0
     floor: str = "minimum"
 
-    needs: ClassVar[frozenset[str]] = frozenset({"surgery_features", "text_embeddings", "class_ids"})
+    needs: ClassVar[frozenset[str]] = frozenset({"surgery_features", "text_embeddings", "empty_text", "class_ids"})
     uses_layer: ClassVar[bool] = False
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,10 +73,12 @@ class ClipSurgery(MapMethod):
         failures = Failures(len(evidence), evidence.device)
         finite = tokens.isfinite().all(1) & patches.isfinite().flatten(1).all(1)
         failures.add(~finite[evidence.image_of], NON_FINITE_FEATURES)
-        failures.add(torch.full_like(failures.usable, len(texts) < 2), ONE_TEXT_ALONE)
         features = torch.cat((tokens[:, None], patches.flatten(2).mT), 1).float()
         features = F.normalize(features, dim=2 if self.normalise == "features" else 1)
-        similarity = without_redundancy(features @ texts.T, self.temperature)
+        if len(texts) == 1:
+            similarity = features[:, 1:] @ (texts - evidence.extras["empty_text"]().float()).T
+        else:
+            similarity = without_redundancy(features @ texts.T, self.temperature)
         maps = similarity.mT[evidence.image_of, own].unflatten(1, patches.shape[-2:])
         maps = failures.clean(maps)
         return finish(min_max(maps, (1, 2)) if self.floor == "minimum" else maps.relu(), "bilinear", failures)
@@ -84,10 +88,10 @@ class ClipSurgery(MapMethod):
 
 
 def without_redundancy(similarity: Tensor, temperature: float) -> Tensor:
-    """Feature surgery: (N, 1 + M, K) similarities, the class token's first, to (N, M, K).
+    """Apply feature surgery to (N, 1 + M, K) similarities, the class token's first; return (N, M, K).
 
     The authors multiply features element by element and subtract their mean over the texts before
-    they sum over the channels; the sum may as well be taken first.
+    they sum over the channels; taking the sum first is the same.
     """
     shares = (temperature * similarity[:, :1]).softmax(2)
     weighted = similarity[:, 1:] * (shares / shares.mean(2, keepdim=True))

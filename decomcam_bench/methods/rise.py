@@ -1,4 +1,4 @@
-"""RISE: how high the score is, on average, where a random mask shows a pixel."""
+"""RISE: the average score of the image when a random mask shows a pixel."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_at_least
-from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
+from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, shared_scores
 from decomcam_bench.methods.ops.validity import NON_FINITE_SCORE, Failures, finish
 from decomcam_bench.methods.perturbation import product_with_input
 
-#: Most cells along each side of RISE's grid; far more than any input has pixels to tell apart.
+#: Maximum number of cells along each side of RISE's grid, far more than needed at any input size.
 MAX_GRID = 1_000
 
 
@@ -23,17 +23,18 @@ MAX_GRID = 1_000
 class RISE(MapMethod):
     """1 / (N p) times the sum of s_i M_i over N random masks M_i (Petsiuk, Das and Saenko 2018).
 
-    s_i is the score of the normalised image times M_i: what is hidden takes the mean colour. A mask
-    is a grid of cells, each shown with probability p, upsampled bilinearly to one cell more than the
-    input on each side and cut out at a random offset.
+    s_i is the score of the normalised image times M_i, so that hidden pixels take the mean colour. A
+    mask is a grid of cells, each shown with probability p, upsampled bilinearly to one cell more than
+    the input on each side and cropped at a random offset. Beyond the centres of the outermost cells the
+    grid is mirrored, as by the authors' code (``skimage.transform.resize`` with ``mode="reflect"``).
 
-    Each pair has masks of its own, drawn on the CPU from its seed: the same on every device and in
-    every batch. (The authors' code draws one set of masks and keeps it for all images.) Masks are
-    made as they are scored: a batch of them is alive at a time.
+    Each image has masks of its own, drawn on the CPU from its seed and scored once for all its texts:
+    the same on every device and in every batch. (The authors' code draws one set of masks and keeps it
+    for all images.) Masks are made as they are scored: one batch of them is in memory at a time.
 
     Attributes:
-        masks: N. The paper takes 4,000 to 8,000.
-        grid: cells along each side.
+        masks: N. The paper uses 4,000 to 8,000.
+        grid: number of cells along each side.
         probability: p.
     """
 
@@ -47,6 +48,7 @@ class RISE(MapMethod):
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
     uses_layer: ClassVar[bool] = False
     random: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,24 +60,31 @@ class RISE(MapMethod):
             raise ConfigError(f"method.probability={self.probability}: must lie in (0, 1]")
 
     def map(self, evidence: Evidence) -> Explanation:
-        if len(evidence.seeds) != len(evidence):
-            raise ValueError(f"{len(evidence.seeds)} seeds for {len(evidence)} pairs; each pair needs one")
+        if len(evidence.image_seeds) != len(evidence.images):
+            raise ValueError(
+                f"{len(evidence.image_seeds)} image seeds for {len(evidence.images)} images; each image needs one"
+            )
         compose = product_with_input(evidence)
         sums = torch.zeros(len(evidence), *evidence.input_size, device=evidence.device)
         broken = torch.zeros(len(evidence), dtype=torch.bool, device=evidence.device)
-        for number, seed in enumerate(evidence.seeds):
-            for masks in self.batches(seed, evidence.input_size, max(1, evidence.batch_size)):
+        for number in evidence.image_of.unique().tolist():
+            own = evidence.image_of == number
+            for masks in self.batches(evidence.image_seeds[number], evidence.input_size, max(1, evidence.batch_size)):
                 masks = masks.to(evidence.device)
-                pair = torch.full((len(masks),), number, dtype=torch.int64, device=evidence.device)
-                scores = evidence.score(compose(masks, pair), pair).float()
-                broken[number] |= ~scores.isfinite().all()
-                sums[number] += torch.einsum("m,mhw->hw", scores, masks)
+                image = torch.full((len(masks),), number, dtype=torch.int64, device=evidence.device)
+
+                def masked(i: Tensor, masks: Tensor = masks, image: Tensor = image) -> Tensor:
+                    return compose(masks[i], image[i])
+
+                scores = shared_scores(evidence, masked, image)[:, own]
+                broken[own] |= ~scores.isfinite().all(0)
+                sums[own] += torch.einsum("mp,mhw->phw", scores, masks)
         failures = Failures(len(evidence), evidence.device)
         failures.add(broken, NON_FINITE_SCORE)
         return finish(failures.clean(sums / self.masks / self.probability), "none", failures)
 
     def batches(self, seed: int, size: tuple[int, int], count: int) -> Iterator[Tensor]:
-        """The masks of a seed, ``count`` at a time: float32 (m, H, W) in [0, 1].
+        """Yield the masks of a seed, ``count`` at a time, float32 (m, H, W) in [0, 1].
 
         They do not depend on ``count``.
         """
@@ -92,12 +101,16 @@ class RISE(MapMethod):
             yield rows @ grids[start : start + count] @ columns.mT
 
     def cost(self, rank: int | None, channels: int) -> Cost:
-        return Cost(scored=self.masks)
+        return Cost(scored=self.masks, shared=self.masks)
 
 
 def _upsampling(cells: int, size: int) -> Tensor:
-    """The (size, cells) matrix of bilinear upsampling with half-pixel centres."""
-    position = ((torch.arange(size, dtype=torch.float64) + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
+    """Return the (size, cells) matrix of linear upsampling with half-pixel centres.
+
+    Positions beyond the centre of the first or last cell are mirrored about it.
+    """
+    position = ((torch.arange(size, dtype=torch.float64) + 0.5) * cells / size - 0.5).abs()
+    position = torch.minimum(position, 2 * (cells - 1) - position).clamp_min(0)
     lower = position.long().clamp_max(max(cells - 2, 0))
     upper = (lower + 1).clamp_max(cells - 1)
     weight = (position - lower)[:, None]

@@ -16,7 +16,7 @@ from decomcam_bench.core.validation import check_choice
 from decomcam_bench.models.towers import LayerState, Tower, tower_of
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SCORES = ("logits", "cosine", "softmax")
+SCORES = ("logits", "cosine", "softmax", "dot")
 LOGIT_SCALE = 100.0
 
 
@@ -50,10 +50,12 @@ class TextBank:
         embeddings: (K, d) float32 of unit length, the normalised mean over a class's templates of
             normalised text features.
         norms: (K,), mean length of the features before normalisation.
+        empty: (d,) float32 of unit length, the embedding of the prompt without a class name, if known.
     """
 
     embeddings: Tensor
     norms: Tensor
+    empty: Tensor | None = None
 
 
 @dataclass
@@ -65,17 +67,33 @@ class Backbone:
 
 
 def similarity_to_score(similarity: Tensor, class_ids: Tensor, kind: str) -> Tensor:
-    """Scores (M,) of pairs from cosine similarities (M, K) with every text.
+    """Return the scores (M,) of pairs from cosine similarities (M, K) with every text.
 
     Args:
         class_ids: int64 (M,), the text of each pair.
         kind: ``logits`` (100 cosine), ``cosine``, or ``softmax`` (the probability of the pair's
             text in the softmax of 100 cosine over all texts).
     """
+    return _scaled(similarity, kind).gather(1, class_ids[:, None]).squeeze(1)
+
+
+def _scaled(similarity: Tensor, kind: str) -> Tensor:
     if kind == "softmax":
-        similarity = (LOGIT_SCALE * similarity).softmax(dim=1)
-    own = similarity.gather(1, class_ids[:, None]).squeeze(1)
-    return LOGIT_SCALE * own if kind == "logits" else own
+        return (LOGIT_SCALE * similarity).softmax(dim=1)
+    return LOGIT_SCALE * similarity if kind == "logits" else similarity
+
+
+def text_scores(features: Tensor, bank: TextBank, kind: str) -> Tensor:
+    """Return the scores (M, K) of image features with every text.
+
+    Args:
+        features: (M, d) float32, not normalised.
+        kind: as for :func:`similarity_to_score`, or ``dot``: the dot product of the features of image
+            and text, neither of them normalised.
+    """
+    if kind == "dot":
+        return features @ (bank.embeddings * bank.norms[:, None]).T
+    return _scaled(F.normalize(features, dim=1) @ bank.embeddings.T, kind)
 
 
 def _half_scale(gradients: Tensor) -> Tensor:
@@ -139,9 +157,18 @@ class ClipModel:
         moved = images.to(self.device, non_blocking=True)
         return ((moved.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    def text_bank(self, texts: Iterable[Sequence[str]], batch_size: int = 256) -> TextBank:
-        """Embeddings of K classes, each a list of texts that are averaged."""
+    def text_bank(
+        self, texts: Iterable[Sequence[str]], batch_size: int = 256, empty: Sequence[str] | None = None
+    ) -> TextBank:
+        """Embed K classes, each a list of texts that are averaged.
+
+        Args:
+            empty: the texts without a class name, averaged too.
+        """
         groups = [list(group) for group in texts]
+        if empty is not None:
+            bank = self.text_bank([*groups, list(empty)], batch_size)
+            return TextBank(bank.embeddings[:-1].clone(), bank.norms[:-1].clone(), bank.embeddings[-1].clone())
         flat = [text for group in groups for text in group]
         owner = torch.tensor([k for k, group in enumerate(groups) for _ in group], device=self.device)
         features = []
@@ -165,12 +192,12 @@ class ClipModel:
         self.passes.backbone += len(images)
         return Backbone(F.normalize(features.float(), dim=1), states)
 
-    def embed(self, images: Tensor, purpose: str = "method_scored") -> Tensor:
-        """Unit-length features (M, d) float32 of images, counted under ``purpose``."""
+    def embed(self, images: Tensor, purpose: str = "method_scored", unit: bool = True) -> Tensor:
+        """Return the features (M, d) float32 of images, of unit length by default; counted under ``purpose``."""
         with torch.no_grad(), self._autocast():
             features, _ = self.tower.forward(images.contiguous(memory_format=torch.channels_last), ())
         setattr(self.passes, purpose, getattr(self.passes, purpose) + len(images))
-        return F.normalize(features.float(), dim=1)
+        return F.normalize(features.float(), dim=1) if unit else features.float()
 
     def head(
         self,
@@ -178,8 +205,9 @@ class ClipModel:
         activations: Tensor,
         context: tuple[Tensor, ...],
         beside: tuple[Tensor, Tensor] | None = None,
+        unit: bool = True,
     ) -> Tensor:
-        """Unit-length features (M, d) float32 from a layer on; differentiable.
+        """Return the features (M, d) float32 from a layer on, of unit length by default; differentiable.
 
         Args:
             context: of the layer's state.
@@ -193,7 +221,7 @@ class ClipModel:
         with self._autocast():
             features = self.tower.head(layer, activations, context)
         self.passes.head += len(activations)
-        return F.normalize(features.float(), dim=1)
+        return F.normalize(features.float(), dim=1) if unit else features.float()
 
     def gradients(
         self,
@@ -211,14 +239,14 @@ class ClipModel:
             layer: canonical name.
             state: of N images.
             image_of, class_ids: int64 (P,), the image and the text of each pair.
-            kind: see :func:`similarity_to_score`.
+            kind: see :func:`text_scores`.
 
         Returns:
             (P, C, h, w) float32.
         """
 
         def run(activations: Tensor, context: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
-            return self.head(layer, activations, context), [activations]
+            return self.head(layer, activations, context, unit=False), [activations]
 
         found = self._differentiated(run, state, image_of, class_ids, bank, kind, batch_size)
         return torch.cat([gradient for _, (gradient,) in found]).detach()
@@ -243,7 +271,7 @@ class ClipModel:
             with self._autocast():
                 features, weights = self.tower.attended(layer, activations, context)
             self.passes.head += len(activations)
-            return F.normalize(features.float(), dim=1), weights
+            return features.float(), weights
 
         parts = []
         for weights, gradients in self._differentiated(run, state, image_of, class_ids, bank, kind, batch_size):
@@ -264,8 +292,8 @@ class ClipModel:
         """Differentiates each pair's score, ``batch_size`` pairs at a time; arguments as :meth:`gradients`.
 
         Args:
-            run: from activations (m, C, h, w) of a batch and their context to unit-length features
-                (m, d) and the tensors to differentiate with respect to.
+            run: from activations (m, C, h, w) of a batch and their context to features (m, d), not
+                normalised, and the tensors to differentiate with respect to.
 
         Yields:
             These tensors of a batch and, of the same shapes, the gradients; 0 where the score does
@@ -276,7 +304,8 @@ class ClipModel:
             with torch.enable_grad():
                 activations = state.activations[chosen].float().detach().requires_grad_()
                 features, inputs = run(activations, tuple(c[chosen] for c in state.context))
-                score = similarity_to_score(features @ bank.embeddings.T, class_ids[start : start + batch_size], kind)
+                own = class_ids[start : start + batch_size, None]
+                score = text_scores(features, bank, kind).gather(1, own)
                 (outer,) = torch.autograd.grad(score.sum(), features, retain_graph=True)
                 scale = _half_scale(outer) if self.precision == "fp16" else torch.ones_like(outer[:, 0])
                 scaled = torch.autograd.grad(features, inputs, outer * scale[:, None], materialize_grads=True)

@@ -23,13 +23,25 @@ VIT = ("model=toyclip_vit", "model.weights=untrained")
         ((*VIT, "method=clip_surgery", "method.blocks=1,6"), {"backbone": (3, 0)}),
         (("model=toyclip", "method=clip_surgery"), {"backbone": (2, 0)}),
         # Ranks of a factorisation share nothing.
-        (("model=toyclip", "method=dff", "rank=1,2"), {"backbone": (1, 0), "method_scored": (0, 3)}),
-        (("model=toyclip", "method=rise", "method.masks=6"), {"backbone": (1, 0), "method_scored": (0, 6)}),
+        (("model=toyclip", "method=dff", "rank=1,2"), {"backbone": (1, 0), "method_scored": (3, 0)}),
+        # Masked images that do not depend on the text are scored once for all texts of an image.
+        (("model=toyclip", "method=rise", "method.masks=6"), {"backbone": (1, 0), "method_scored": (6, 0)}),
+        (("model=toyclip", "method=scorecam", "layer=layer1"), {"backbone": (1, 0), "method_scored": (64, 0)}),
+        # The blurred image, too.
+        (
+            ("model=toyclip", "method=decomcam_difference", "rank=2"),
+            {"backbone": (1, 0), "method_scored": (1, 2), "head": (0, 1), "backward": (0, 1)},
+        ),
+        # Methods that differentiate the same score share its gradients, whatever they score masked images with.
+        (
+            ("model=toyclip", "method=decomcam,decomcam_v1,gradcam", "rank=1", "method.gradient_score=logits"),
+            {"backbone": (1, 0), "method_scored": (1, 2), "head": (0, 1), "backward": (0, 1)},
+        ),
     ],
 )
 def test_passes_are_those_planned(bench, tmp_path, overrides, expected) -> None:
     """Passes as (an image, a pair)."""
-    # Batches smaller than the run: pairs of an image may fall into two chunks.
+    # Batches smaller than the run, and than the pairs of an image, which stay together all the same.
     run = (*overrides, "limit=3", "batch_size=2", "device=cpu", "metric=pointing_exact")
     planned = describe(make_plan(load_config([*run, f"results={tmp_path}"])))
     result, table = bench(tmp_path, *run)

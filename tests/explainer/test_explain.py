@@ -108,8 +108,21 @@ def test_figure_and_notebook() -> None:
 def test_components_are_called_what_they_are() -> None:
     shown = explain(scene(), "a house", *UNTRAINED, method="dff,decomcam", rank=2)
     words = [text.get_text() for top in shown.figure().subfigs for text in top.texts]
-    assert "dff: components, with weight w" in words
-    assert "decomcam: OSSMs by singular value, with weight w and share of the variance" in words
+    scored = "with weight w, score minus that of the blurred image d"
+    assert f"dff: components, {scored} and contribution to the map c" in words
+    assert f"decomcam: OSSMs by singular value, {scored}, contribution to the map c and share of the variance" in words
+
+
+def test_components_report_their_difference_to_the_blurred_image() -> None:
+    """Whatever the weighting, and without a change of the map."""
+    shown = explain(scene(), ["a house", "a car"], *UNTRAINED, method="decomcam,decomcam_difference", rank=4)
+    (minmax, _), (difference, _) = (answer.components for answer in shown.answers)
+    np.testing.assert_allclose(minmax.differences, difference.differences, atol=1e-5)
+    np.testing.assert_allclose(difference.weights, np.maximum(difference.differences, 0), atol=1e-6)
+    blurred = minmax.scores - minmax.differences
+    np.testing.assert_allclose(blurred, blurred[0], atol=1e-4)
+    plain = explain(scene(), ["a house", "a car"], *UNTRAINED, "method.baseline=true", method="decomcam", rank=4)
+    np.testing.assert_array_equal(plain.answers[0].maps, shown.answers[0].maps)
 
 
 def test_a_rank_beyond_the_possible_costs_nothing_and_lists_nothing() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decomcam_bench.core.errors import ModelError
 from decomcam_bench.methods.base import Evidence
-from decomcam_bench.models.clip import ClipModel, TextBank, similarity_to_score
+from decomcam_bench.models.clip import ClipModel, TextBank, text_scores
 from decomcam_bench.models.toyclip import ToyClip
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
@@ -40,6 +40,12 @@ class Scorer:
         self.largest = max(self.largest, len(images))
         self.images.append(images.detach().clone())
         return (images.float() * self.image_weights.to(images.device)[pair]).flatten(1).sum(1) + 1
+
+    def score_images(self, images: Tensor, image: Tensor) -> Tensor:
+        self.scored += len(images)
+        self.largest = max(self.largest, len(images))
+        self.images.append(images.detach().clone())
+        return images.float().flatten(1) @ self.image_weights.to(images.device).flatten(1).T + 1
 
     def head(self, activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
         self.headed += len(activations)
@@ -83,15 +89,18 @@ def plain_evidence(
         image_activations=activations.to(device, dtype),
         gradients_source=gradients.to(device),
         score=scorer.score,
+        score_images=scorer.score_images,
         head=scorer.head,
         mean=MEAN,
         std=STD,
         seeds=list(range(100, 100 + pairs)),
+        image_seeds=list(range(200, 200 + images)),
         object_masks=lambda: masks.to(device),
         extras={
             "attentions": lambda: attentions.to(device),
             "surgery_features": lambda blocks, values: tuple(x.to(device) for x in features),
             "text_embeddings": lambda: texts.to(device),
+            "empty_text": lambda: texts[-1].to(device),
             "class_ids": lambda: own.to(device),
         },
         batch_size=batch_size,
@@ -109,9 +118,11 @@ def select(evidence: Evidence, pairs: list[int]) -> Evidence:
         image_activations=evidence.image_activations,
         gradients_source=evidence.gradients[chosen],
         score=lambda images, pair: evidence.score(images, chosen[pair]),
+        score_images=lambda images, image: evidence.score_images(images, image)[:, chosen],
         head=lambda activations, pair, *beside: evidence.head(activations, chosen[pair], *beside),
         mean=evidence.mean,
         std=evidence.std,
+        image_seeds=evidence.image_seeds,
         seeds=[evidence.seeds[p] for p in pairs],
         object_masks=lambda: masks[chosen],
         extras={
@@ -134,27 +145,32 @@ class ClipCase:
     image_of: Tensor
     class_ids: Tensor
 
-    def evidence(self, layer: str, kind: str = "logits", batch_size: int = 32) -> Evidence:
+    def evidence(self, layer: str, kind: str = "logits", batch_size: int = 32, slope: str | None = None) -> Evidence:
         canonical = self.model.tower.canonical(layer)
         state = self.model.backbone(self.images, [canonical]).states[canonical]
         text = self.bank.embeddings
 
         def score(images: Tensor, pair: Tensor) -> Tensor:
-            return similarity_to_score(self.model.embed(images) @ text.T, self.class_ids[pair], kind)
+            scores = text_scores(self.model.embed(images, unit=False), self.bank, kind)
+            return scores.gather(1, self.class_ids[pair, None])[:, 0]
+
+        def score_images(images: Tensor, image: Tensor) -> Tensor:
+            return text_scores(self.model.embed(images, unit=False), self.bank, kind)[:, self.class_ids]
 
         def head(activations: Tensor, pair: Tensor, beside: tuple[Tensor, Tensor] | None = None) -> Tensor:
             context = tuple(c[self.image_of[pair]] for c in state.context)
-            features = self.model.head(canonical, activations, context, beside)
-            return similarity_to_score(features @ text.T, self.class_ids[pair], kind)
+            features = self.model.head(canonical, activations, context, beside, unit=False)
+            return text_scores(features, self.bank, kind).gather(1, self.class_ids[pair, None])[:, 0]
 
         return Evidence(
             images=self.images,
             image_of=self.image_of,
             image_activations=state.activations,
             gradients_source=lambda: self.model.gradients(
-                canonical, state, self.image_of, self.class_ids, self.bank, kind
+                canonical, state, self.image_of, self.class_ids, self.bank, slope or kind
             ),
             score=score,
+            score_images=score_images,
             head=head,
             mean=self.model.mean,
             std=self.model.std,
@@ -164,6 +180,7 @@ class ClipCase:
                 ),
                 "surgery_features": lambda blocks, values: self.model.surgery_features(self.images, blocks, values),
                 "text_embeddings": lambda: text,
+                "empty_text": lambda: self.bank.empty,
                 "class_ids": lambda: self.class_ids,
             },
             batch_size=batch_size,
@@ -175,7 +192,7 @@ def _case(name: str, model: ClipModel) -> ClipCase:
     side = model.input_size
     coarse = torch.rand(2, 3, 6, 6, generator=g)
     pictures = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
-    bank = model.text_bank([["a house"], ["a cat"], ["a tree"]])
+    bank = model.text_bank([["a house"], ["a cat"], ["a tree"]], empty=["a"])
     return ClipCase(
         name=name,
         model=model,

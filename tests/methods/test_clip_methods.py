@@ -196,12 +196,16 @@ def test_upsampling_behind_min_max_is_min_max_behind_it(clip_case) -> None:
     assert (shifted.native.amax((1, 2)) == 1).all()
 
 
-def test_one_text_alone_is_a_reason() -> None:
+def test_a_single_text_is_compared_with_the_empty_one() -> None:
     evidence, _ = plain_evidence()
-    texts = evidence.extras["text_embeddings"]()[:1]
-    evidence.extras["text_embeddings"] = lambda: texts
+    texts = evidence.extras["text_embeddings"]()
+    evidence.extras["text_embeddings"] = lambda: texts[:1]
     evidence.extras["class_ids"] = lambda: torch.zeros(3, dtype=torch.int64)
-    assert set(ClipSurgery().map(evidence).failures.values()) == {"one_text_alone"}
+    answer = ClipSurgery().map(evidence)
+    assert not answer.failures
+    _, patches = evidence.extras["surgery_features"](6, "plain")
+    similarity = torch.einsum("nchw,c->nhw", F.normalize(patches, dim=1), texts[0] - texts[-1])
+    torch.testing.assert_close(answer.native, min_max(similarity, (1, 2))[evidence.image_of])
 
 
 def test_features_that_are_not_finite_fail_their_image_alone() -> None:

@@ -118,10 +118,11 @@ def test_declared_cost_is_the_true_one(name: str, channels: int) -> None:
     run(method, evidence)
     assert backward[0] == 3 * cost.backward
     assert scorer.headed == 3 * cost.head
+    expected = 3 * (cost.scored - cost.shared) + 2 * cost.shared
     if name in BOUNDED:
-        assert scorer.scored <= 3 * cost.scored
+        assert scorer.scored <= expected
     else:
-        assert scorer.scored == 3 * cost.scored
+        assert scorer.scored == expected
 
 
 @pytest.mark.parametrize("name", OF_THIS_PACKAGE)
@@ -146,7 +147,7 @@ def test_numbers_of_scored_images_are_one_a_pair(scored: object, monkeypatch: py
     method, evidence = build("decomcam"), plain_evidence()[0]
     answer = dataclasses.replace(run(method, evidence), scored=scored)
     monkeypatch.setattr(type(method), "explain", lambda *_: {RANK: answer})
-    with pytest.raises(MethodError, match=r"no int64 tensor of shape \(3,\)"):
+    with pytest.raises(MethodError, match=r"must be an int64 tensor of shape \(3,\)"):
         explained(method, evidence, [RANK])
 
 
@@ -158,13 +159,17 @@ def _sparse(bad: bool) -> tuple[Evidence, list[torch.Tensor]]:
     if bad:
         evidence.image_activations[1, 5] = torch.nan
     asked: list[torch.Tensor] = []
-    score = evidence.score
+    score, score_images = evidence.score, evidence.score_images
 
     def counted(images: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
         asked.append(pair)
         return score(images, pair)
 
-    evidence.score = counted
+    def counted_for_all(images: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        asked.extend(torch.tensor(p).expand(int((image == own).sum())) for p, own in enumerate((0, 0, 1)))
+        return score_images(images, image)
+
+    evidence.score, evidence.score_images = counted, counted_for_all
     return evidence, asked
 
 
@@ -181,6 +186,8 @@ def test_a_method_reads_only_what_it_declares(name: str) -> None:
     evidence, _ = plain_evidence()
     method = build(name)
     allowed = {field: getattr(evidence, field) for field in ("score", "head", "object_masks") if field in method.needs}
+    if "score" in method.needs:
+        allowed["score_images"] = evidence.score_images
     allowed["extras"] = {extra: make for extra, make in evidence.extras.items() if extra in method.needs}
     if "gradients" in method.needs:
         allowed["gradients_source"] = evidence.gradients
@@ -191,6 +198,7 @@ def test_a_method_reads_only_what_it_declares(name: str) -> None:
         mean=evidence.mean,
         std=evidence.std,
         seeds=evidence.seeds if method.random else (),
+        image_seeds=evidence.image_seeds if method.random else (),
         **allowed,
     )
     check(run(method, bare), 3, (24, 20))
@@ -288,6 +296,8 @@ def test_no_pairs(name: str) -> None:
         image_activations=evidence.image_activations,
         gradients_source=torch.zeros(0, 12, 5, 4),
         score=scorer.score,
+        score_images=scorer.score_images,
+        image_seeds=evidence.image_seeds,
         head=scorer.head,
         object_masks=lambda: torch.zeros(0, 24, 20, dtype=torch.bool),
         extras=select(evidence, []).extras,

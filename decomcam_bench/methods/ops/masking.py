@@ -1,4 +1,4 @@
-"""Masked images: what a map covers is kept, the rest gives way to a blurred copy."""
+"""Masked images: what a map covers is kept, the rest is replaced by a blurred copy."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MAX_RADIUS = 100_000
 
 
 def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Gaussian blur of each channel, equal to ``scipy.ndimage.gaussian_filter`` in its default mode.
+    """Blur each channel with a Gaussian, exactly as ``scipy.ndimage.gaussian_filter`` in its default mode.
 
-    Beyond the border the image is mirrored, its edge pixels repeated (``d c b a | a b c d``), any
-    number of times, so that a kernel may be wider than the image.
+    Beyond the border the image is mirrored with its edge pixels repeated (``d c b a | a b c d``), as
+    often as needed, so that the kernel may be wider than the image.
 
     Args:
         images: (..., H, W).
@@ -41,10 +41,10 @@ def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
 
 @lru_cache(maxsize=16)
 def _mirrored_convolution(sigma: float, truncate: float, size: int) -> Tensor:
-    """The (size, size) matrix that blurs a mirrored line of ``size`` pixels.
+    """Return the (size, size) matrix that blurs a mirrored line of ``size`` pixels.
 
-    The mirrored line repeats after 2 ``size`` pixels, so the kernel is wrapped to that period; within
-    a period, each pixel of the line occurs twice.
+    The mirrored line repeats after 2 ``size`` pixels, so the kernel is wrapped to that period; each
+    pixel of the line occurs twice in a period.
     """
     kernel = gaussian_kernel(sigma, truncate, torch.device("cpu")).double()
     radius, period = len(kernel) // 2, 2 * size
@@ -54,7 +54,7 @@ def _mirrored_convolution(sigma: float, truncate: float, size: int) -> Tensor:
 
 
 class Masker:
-    """Makes masked images of the pairs of one batch of evidence.
+    """Masks the images of one batch of evidence.
 
     ``max`` composes max(x * m, blur(x) * (1 - m)), as the official DecomCAM code does; ``convex``
     composes x * m + blur(x) * (1 - m). Both are taken on pixels in [0, 1] (``pixel``) or on the
@@ -63,8 +63,7 @@ class Masker:
     Args:
         evidence: the images and their normalisation.
         sigma: blur in pixels; see :func:`blur_width`.
-        quantise: cut masked pixels to 8 bits (downwards), as code that passes them through an
-            image file or a PIL image does.
+        quantise: round masked pixels down to 8 bits, as code that passes them through a PIL image does.
     """
 
     def __init__(
@@ -83,41 +82,40 @@ class Masker:
         self.sharp = evidence.pixels() if space == "pixel" else evidence.images.float()
         self.blurred = gaussian_blur(self.sharp, sigma, truncate)
 
-    def compose(self, masks: Tensor, pair: Tensor) -> Tensor:
-        """Masked images (M, 3, H, W) in :attr:`space`, of masks (M, H, W) in [0, 1] and pairs (M,)."""
-        image = self.evidence.image_of[pair]
+    def compose(self, masks: Tensor, image: Tensor) -> Tensor:
+        """Return masked images (M, 3, H, W) in :attr:`space`, from masks (M, H, W) in [0, 1] and images (M,)."""
         kept, hidden = masks[:, None], 1 - masks[:, None]
         sharp, blurred = self.sharp[image] * kept, self.blurred[image] * hidden
         return torch.maximum(sharp, blurred) if self.composition == "max" else sharp + blurred
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Images in :attr:`space` as the model's input."""
+        """Return images in :attr:`space` as model input."""
         if self.space == "normalised":
             return images.to(self.evidence.images.dtype)
-        # The margin undoes the rounding of normalising and back, which would cost a whole level.
+        # The margin makes up for the rounding of normalisation, which could cost a whole level.
         return self.evidence.normalise((images * 255 + 1e-3).floor() / 255 if self.quantise else images)
 
     def masked(self, maps: Tensor, pair: Tensor, mode: str = "bicubic") -> Tensor:
-        """The model's input (M, 3, H, W) masked by the min-maxed, upsampled ``maps`` (M, h, w).
+        """Return model input (M, 3, H, W) masked by the min-maxed, upsampled ``maps`` (M, h, w).
 
         Upsampling comes first, and nothing is clamped in between: the official masks keep the
         overshoot of bicubic interpolation.
         """
         masks = min_max(upsample(maps, self.evidence.input_size, mode), (1, 2))
-        return self.to_input(self.compose(masks, pair))
+        return self.to_input(self.compose(masks, self.evidence.image_of[pair]))
 
     def all_blurred(self, pair: Tensor) -> Tensor:
-        """The model's input (M, 3, H, W) with nothing kept."""
+        """Return fully blurred model input (M, 3, H, W)."""
         return self.to_input(self.blurred[self.evidence.image_of[pair]])
 
 
 def blur_width(sigma: float, scaled: bool, height: int) -> float:
-    """Sigma in pixels of an input of ``height``: as it stands, or meant at 224 pixels and scaled."""
+    """Return sigma in pixels for an input of ``height``; if ``scaled``, it is meant at 224 pixels."""
     return sigma * height / REFERENCE_HEIGHT if scaled else sigma
 
 
 def check_masking(composition: str, space: str, blur_sigma: float, truncate: float) -> None:
-    """Refuses masking parameters out of range.
+    """Check that the masking options are in range.
 
     Raises:
         ConfigError: naming the key, the value and the valid ones.

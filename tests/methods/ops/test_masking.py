@@ -34,7 +34,7 @@ def test_composition(composition: str, space: str) -> None:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (evidence.mean, evidence.std))
     masker = Masker(evidence, 2.0, composition=composition, space=space)
     mask = torch.rand(1, 24, 20, generator=torch.Generator().manual_seed(1))
-    got = masker.to_input(masker.compose(mask, torch.tensor([2])))[0]
+    got = masker.to_input(masker.compose(mask, evidence.image_of[[2]]))[0]
     image = evidence.images[1] if space == "normalised" else evidence.images[1] * std + mean
     blurred = torch.tensor(gaussian_filter(image.numpy(), (0, 2, 2)))
     parts = image * mask, blurred * (1 - mask)
@@ -59,9 +59,9 @@ def test_a_mask_of_ones_keeps_and_of_zeros_blurs() -> None:
     evidence, _ = plain_evidence()
     masker = Masker(evidence, 2.0)
     pair = torch.tensor([1])
-    kept = masker.to_input(masker.compose(torch.ones(1, 24, 20), pair))
+    kept = masker.to_input(masker.compose(torch.ones(1, 24, 20), evidence.image_of[pair]))
     torch.testing.assert_close(kept, evidence.images[:1], atol=1e-5, rtol=0)
-    hidden = masker.to_input(masker.compose(torch.zeros(1, 24, 20), pair))
+    hidden = masker.to_input(masker.compose(torch.zeros(1, 24, 20), evidence.image_of[pair]))
     torch.testing.assert_close(hidden, masker.all_blurred(pair))
 
 
