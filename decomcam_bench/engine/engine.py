@@ -365,6 +365,7 @@ class _Part:
             image_similarity=(batch.backbone.embeddings @ bank.embeddings.T)[batch.image_of],
             valid=valid & wanted,
             text_norms=bank.norms,
+            scale=bank.scale,
             mean=model.mean,
             std=model.std,
             remap=self.maker.remap(batch, cell.layer, cell.method, cell.rank),

@@ -38,7 +38,7 @@ EXTRAS = ("attentions", "surgery_features", "text_embeddings", "empty_text", "cl
 MODES = ("bilinear", "bicubic", "none")
 
 #: What a method may differentiate and score masked images with.
-SCORES = ("logits", "cosine", "softmax", "dot")
+SCORES = ("logits", "cosine", "softmax", "sigmoid", "dot")
 
 
 class ScoreFunction(Protocol):
@@ -283,8 +283,10 @@ class Method(abc.ABC):
         repeatable: whether it can explain images other than those of the data set; maps that come
             from files cannot be computed again.
         score: what masked images are scored with, and what is differentiated unless there is a
-            ``gradient_score``: ``logits`` (100 cosine), ``cosine``, ``softmax`` over the data set's
-            prompts, or ``dot`` (dot product of the features as the towers return them).
+            ``gradient_score``: ``logits`` (the cosine times the model's own scale, 100 in CLIP, plus
+            SigLIP's bias), ``cosine``, ``softmax`` of the logits over the data set's prompts,
+            ``sigmoid`` of the logit, or ``dot`` (dot product of the features as the towers return
+            them).
         version: part of the cell key; bump it when the maps change.
     """
 

@@ -25,6 +25,7 @@ from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.datasets.base import Mask, Target
 from decomcam_bench.metrics.aggregation import ImageSums, mean_sums
+from decomcam_bench.models.scoring import CLIP, LogitScale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,6 +216,7 @@ class PairBatch:
         image_similarity: (P, K), the same of the unmasked images (already known, costs nothing).
         text_norms: (K,), mean norm of the texts before normalisation (for the official code's
             unnormalised variant).
+        scale: turns cosines into logits as the model was trained.
         mean, std: normalisation of ``images``.
         valid: bool (P,), pairs that have a map; the others are not to be scored.
         remap: recomputes the map of changed images of the same pairs (coherency), or None.
@@ -229,6 +231,7 @@ class PairBatch:
     image_similarity: Tensor
     valid: Tensor
     text_norms: Tensor | None = None
+    scale: LogitScale = CLIP
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     remap: Callable[[Tensor], Tensor] | None = None

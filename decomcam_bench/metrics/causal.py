@@ -22,10 +22,10 @@ acts on the normalised image, its kernel in pixels of the input whatever the inp
 steps by one image row at 224 x 224; a step is therefore kept in rows and grows with the width of
 the input: ``step: 224`` is one row, at any size. RISE's batch evaluation is ``step: 1792``.
 
-The score is the softmax of 100 * cosine over the data set's prompts, probability of the pair's own
-class; ``unnormalised`` multiplies each text's cosine by the norm of its embedding, as DecomCAM's
-code does, which forgot to normalise the texts. References explain the top class; we explain the
-pair's own class, and ``only_correct`` leaves out images whose top class is another.
+The score is the probability of the pair's own class in the softmax of scale * cosine over the data
+set's prompts, with the model's own scale (100 in CLIP). ``unnormalised`` multiplies
+each text's cosine by the norm of its embedding, as DecomCAM's code does, which forgot to normalise the
+texts. References explain the top class; we explain the pair's own class, and ``only_correct`` leaves out images whose top class is another.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from torch import Tensor
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip
+from decomcam_bench.models.scoring import CLIP, LogitScale
 
 #: What each preset fills in where the options leave a choice open. 0 for a kernel: no blur, zeros.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -54,30 +55,34 @@ PRESETS: dict[str, dict[str, Any]] = {
     "decomcam": {"step": 4928, "steps": 0, "blur_size": 0, "blur_sigma": 0.0, "only_correct": True},
     "steps20": {"step": 0, "steps": 20, "blur_size": 11, "blur_sigma": 5.0, "only_correct": False},
 }
-SCORES = ("softmax", "cosine", "unnormalised")
+SCORES = ("softmax", "sigmoid", "logits", "cosine", "unnormalised")
+#: Scores with another range than probabilities.
+_RANGES: dict[str, tuple[float | None, float | None]] = {"cosine": (-1.0, 1.0), "logits": (None, None)}
 _REFERENCE_ROW = 224
 
 
-def class_scores(similarity: Tensor, kind: str, text_norms: Tensor | None) -> Tensor:
-    """Scores of every class.
+def class_scores(
+    similarity: Tensor,
+    kind: str,
+    text_norms: Tensor | None,
+    scale: LogitScale = CLIP,
+) -> Tensor:
+    """Return the scores of every class.
 
     Args:
         similarity: cosines (M, K).
-        kind: ``softmax`` of 100 * cosine; ``cosine`` itself; ``unnormalised``: softmax of
-            100 * cosine * norm of the text.
+        kind: see :meth:`LogitScale.scores`, or ``unnormalised``: softmax of scale * cosine * norm of the text.
         text_norms: (K,), read by ``unnormalised`` alone.
+        scale: of the model.
 
     Returns:
         float32 (M, K).
     """
-    if kind == "cosine":
-        return similarity.float()
-    logits = 100.0 * similarity.float()
-    if kind == "unnormalised":
-        if text_norms is None:
-            raise ConfigError("metric.score=unnormalised: this model gives no norms of its texts; use softmax")
-        logits = logits * text_norms.float()
-    return logits.softmax(dim=-1)
+    if kind != "unnormalised":
+        return scale.scores(similarity.float(), kind)
+    if text_norms is None:
+        raise ConfigError("metric.score=unnormalised: this model gives no norms of its texts; use softmax")
+    return (scale.scale * similarity.float() * text_norms.float()).softmax(dim=-1)
 
 
 def pixel_ranks(maps: Tensor) -> Tensor:
@@ -150,7 +155,7 @@ class Causal(ModelMetric):
         blur_size, blur_sigma: the kernel of the image that insertion starts from, in pixels;
             size 0: it starts from zeros. None: the preset's.
         only_correct: skip images whose top class is not the pair's. None: the preset's.
-        score: ``softmax``, ``cosine`` or ``unnormalised``, see :func:`class_scores`.
+        score: ``softmax``, ``sigmoid``, ``logits``, ``cosine`` or ``unnormalised``, see :func:`class_scores`.
         area: trapezoid over the true ``fractions``, or ``even`` spacing as RISE.
     """
 
@@ -222,7 +227,8 @@ class Causal(ModelMetric):
 
     @property
     def columns(self) -> Sequence[Column]:
-        low, high = (-1.0, 1.0) if self.score == "cosine" else (0.0, 1.0)
+        low, high = _RANGES.get(self.score, (0.0, 1.0))
+        widest = None if high is None or low is None else high - low
         if self.curves != "both":
             better: Direction = "lower" if self.curves == "deletion" else "higher"
             return (Column(self.name or self.curves, better, low, high, "score", self.curves),)
@@ -230,7 +236,7 @@ class Causal(ModelMetric):
         return (
             Column(f"{prefix}deletion", "lower", low, high, "score", "deletion"),
             Column(f"{prefix}insertion", "higher", low, high, "score", "insertion"),
-            Column(f"{prefix}overall", "higher", low - high, high - low, "score", "overall"),
+            Column(f"{prefix}overall", "higher", None if widest is None else -widest, widest, "score", "overall"),
         )
 
     def points(self, input_size: tuple[int, int]) -> np.ndarray:
@@ -274,7 +280,7 @@ class Causal(ModelMetric):
 
     def predicted(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Bool (P,) each: whether the image has finite scores, and whether its top class is the pair's."""
-        scores = class_scores(batch.image_similarity, self.score, batch.text_norms)
+        scores = class_scores(batch.image_similarity, self.score, batch.text_norms, batch.scale)
         return scores.isfinite().all(dim=1), scores.argmax(dim=1) == batch.class_ids
 
     def _values(self, drawn: np.ndarray, points: np.ndarray) -> Outcome:
@@ -302,7 +308,7 @@ class Causal(ModelMetric):
         scores = torch.zeros(len(chosen), len(names), len(points), device=chosen.device)
 
         def own(similarity: Tensor, pair: Tensor) -> Tensor:
-            every = class_scores(similarity, self.score, batch.text_norms)
+            every = class_scores(similarity, self.score, batch.text_norms, batch.scale)
             return every.gather(1, class_ids[pair].unsqueeze(1)).squeeze(1)
 
         def measure(made: Tensor, pair: Tensor) -> Tensor:

@@ -74,18 +74,18 @@ class ConfidenceDrop(ModelMetric):
         check_choice("metric.score", self.score, SCORES)
         if not 0 < self.keep <= 1:
             raise ConfigError(f"metric.keep={self.keep}: must lie in (0, 1]")
-        if self.drop == "relative" and self.score == "cosine":
+        if self.drop == "relative" and self.score in ("cosine", "logits"):
             raise ConfigError(
-                "metric.drop=relative, metric.score=cosine: a cosine may be 0 or negative, so that a share of it says "
-                "nothing; choose metric.score=softmax or unnormalised, or metric.drop=absolute"
+                f"metric.drop=relative, metric.score={self.score}: it may be 0 or negative, so that a share of it says "
+                f"nothing; choose metric.score=softmax, sigmoid or unnormalised, or metric.drop=absolute"
             )
 
     @property
     def columns(self) -> Sequence[Column]:
         name = self.name or "average_drop"
         prefix = name.removesuffix("_drop")
-        # Between cosines of 1 and -1.
-        high = 2.0 if self.score == "cosine" else 1.0
+        # Between cosines of 1 and -1; logits have no bound of their own.
+        high = {"cosine": 2.0, "logits": None}.get(self.score, 1.0)
         return (Column(name, "lower", high=high, value="drop"), Column(f"{prefix}_increase", value="increase"))
 
     def scored_per_pair(self, input_size: tuple[int, int]) -> int:
@@ -112,12 +112,12 @@ class ConfidenceDrop(ModelMetric):
         return shown
 
     def _confidences(self, batch: PairBatch, visible: Tensor, chosen: Tensor) -> dict[str, np.ndarray]:
-        whole = class_scores(batch.image_similarity[chosen], self.score, batch.text_norms)
+        whole = class_scores(batch.image_similarity[chosen], self.score, batch.text_norms, batch.scale)
         own = batch.class_ids[chosen].unsqueeze(1)
         parts = []
         for part in chosen.split(max(1, batch.batch_size)):
             masked = batch.images[part] * visible[part].unsqueeze(1).to(batch.images.dtype)
-            parts.append(class_scores(batch.similarity(masked, part), self.score, batch.text_norms))
+            parts.append(class_scores(batch.similarity(masked, part), self.score, batch.text_norms, batch.scale))
         after = torch.cat(parts).gather(1, own).squeeze(1)
         before = whole.gather(1, own).squeeze(1) if self.confidence == "own" else whole.amax(dim=1)
         p, q = (scores.double().cpu().numpy() for scores in (before, after))
@@ -140,7 +140,7 @@ class ADCC(ConfidenceDrop):
         if self.drop != "relative":
             raise ConfigError(
                 f"metric.drop={self.drop}: ADCC is defined for the relative drop of a probability; "
-                "choose metric.drop=relative, metric.score=softmax or unnormalised"
+                "choose metric.drop=relative, metric.score=softmax, sigmoid or unnormalised"
             )
 
     @property

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from decomcam_bench.core.errors import ConfigError, ModelError
 from decomcam_bench.core.validation import check_choice
+from decomcam_bench.models.scoring import CLIP, CLIP_SCALE, SIMILARITY_SCORES, LogitScale
 from decomcam_bench.models.towers import LayerState, Tower, tower_of
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SCORES = ("logits", "cosine", "softmax", "dot")
-LOGIT_SCALE = 100.0
+#: What a method may differentiate and score images with.
+SCORES = (*SIMILARITY_SCORES, "dot")
+LOGIT_SCALE = CLIP_SCALE
 
 
 @dataclass
@@ -51,11 +53,13 @@ class TextBank:
             normalised text features.
         norms: (K,), mean length of the features before normalisation.
         empty: (d,) float32 of unit length, the embedding of the prompt without a class name, if known.
+        scale: turns cosines into logits as the model was trained.
     """
 
     embeddings: Tensor
     norms: Tensor
     empty: Tensor | None = None
+    scale: LogitScale = CLIP
 
 
 @dataclass
@@ -66,21 +70,20 @@ class Backbone:
     states: dict[str, LayerState]
 
 
-def similarity_to_score(similarity: Tensor, class_ids: Tensor, kind: str) -> Tensor:
+def similarity_to_score(
+    similarity: Tensor,
+    class_ids: Tensor,
+    kind: str,
+    scale: LogitScale = CLIP,
+) -> Tensor:
     """Return the scores (M,) of pairs from cosine similarities (M, K) with every text.
 
     Args:
         class_ids: int64 (M,), the text of each pair.
-        kind: ``logits`` (100 cosine), ``cosine``, or ``softmax`` (the probability of the pair's
-            text in the softmax of 100 cosine over all texts).
+        kind: see :meth:`LogitScale.scores`.
+        scale: of the model.
     """
-    return _scaled(similarity, kind).gather(1, class_ids[:, None]).squeeze(1)
-
-
-def _scaled(similarity: Tensor, kind: str) -> Tensor:
-    if kind == "softmax":
-        return (LOGIT_SCALE * similarity).softmax(dim=1)
-    return LOGIT_SCALE * similarity if kind == "logits" else similarity
+    return scale.scores(similarity, kind).gather(1, class_ids[:, None]).squeeze(1)
 
 
 def text_scores(features: Tensor, bank: TextBank, kind: str) -> Tensor:
@@ -88,12 +91,12 @@ def text_scores(features: Tensor, bank: TextBank, kind: str) -> Tensor:
 
     Args:
         features: (M, d) float32, not normalised.
-        kind: as for :func:`similarity_to_score`, or ``dot``: the dot product of the features of image
+        kind: see :meth:`LogitScale.scores`, or ``dot``: the dot product of the features of image
             and text, neither of them normalised.
     """
     if kind == "dot":
         return features @ (bank.embeddings * bank.norms[:, None]).T
-    return _scaled(F.normalize(features, dim=1) @ bank.embeddings.T, kind)
+    return bank.scale.scores(F.normalize(features, dim=1) @ bank.embeddings.T, kind)
 
 
 def _half_scale(gradients: Tensor) -> Tensor:
@@ -143,6 +146,7 @@ class ClipModel:
         self.mean = (float(mean[0]), float(mean[1]), float(mean[2]))
         self.std = (float(std[0]), float(std[1]), float(std[2]))
         self.precision = precision
+        self.scale = LogitScale.of(clip)
         self.passes = Passes()
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
@@ -168,7 +172,9 @@ class ClipModel:
         groups = [list(group) for group in texts]
         if empty is not None:
             bank = self.text_bank([*groups, list(empty)], batch_size)
-            return TextBank(bank.embeddings[:-1].clone(), bank.norms[:-1].clone(), bank.embeddings[-1].clone())
+            return TextBank(
+                bank.embeddings[:-1].clone(), bank.norms[:-1].clone(), bank.embeddings[-1].clone(), self.scale
+            )
         flat = [text for group in groups for text in group]
         owner = torch.tensor([k for k, group in enumerate(groups) for _ in group], device=self.device)
         features = []
@@ -183,7 +189,7 @@ class ClipModel:
             unit = unit.index_add(0, owner, F.normalize(raw, dim=1)) / size
             norms = torch.zeros(len(groups), device=self.device).index_add(0, owner, raw.norm(dim=1)) / size[:, 0]
             embeddings = F.normalize(unit, dim=1)
-        return TextBank(embeddings.clone(), norms.clone())
+        return TextBank(embeddings.clone(), norms.clone(), scale=self.scale)
 
     def backbone(self, images: Tensor, layers: Sequence[str] = ()) -> Backbone:
         """One pass over normalised ``images``, keeping the states of canonical ``layers``."""

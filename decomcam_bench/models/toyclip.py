@@ -6,6 +6,7 @@ ViT's stem of convolutions are ours. ``scripts/train_toyclip.py`` makes the weig
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ from decomcam_bench.core.validation import check_choice
 from decomcam_bench.datasets.toybox.scenes import OBJECTS
 from decomcam_bench.models.base import ModelSource, hash_file
 from decomcam_bench.models.clip import ClipModel
+from decomcam_bench.models.scoring import CLIP_SCALE
 
 IMAGE_SIZE = 160
 CONTEXT_LENGTH = 16
@@ -117,7 +119,7 @@ def build_toyclip(tower: str, seed: int = 0) -> CLIP:
     text = CLIPTextCfg(context_length=CONTEXT_LENGTH, vocab_size=ToyTokenizer().size, width=64, heads=4, layers=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clip = CLIP(EMBED_DIM, VISION[tower], text)
+        clip = CLIP(EMBED_DIM, VISION[tower], text, init_logit_scale=math.log(CLIP_SCALE))
         if tower == "vit":
             clip.visual.conv1 = ConvStem(VISION[tower].width)
         return clip.eval()

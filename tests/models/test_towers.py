@@ -69,12 +69,12 @@ def test_gradients_equal_autograd_through_the_whole_network(model):
     state = model.backbone(images, [name]).states[name]
     kept = []
     handle = module.register_forward_hook(lambda m, i, o: kept.append(o.requires_grad_()) or o)
-    for kind in ("logits", "cosine", "softmax"):
+    for kind in ("logits", "cosine", "softmax", "sigmoid"):
         found = model.gradients(name, state, image_of, class_ids, bank, kind, batch_size=2)
         for pair in range(3):
             kept.clear()
             features = F.normalize(model.clip.visual(images[image_of[pair]][None]), dim=1)
-            score = similarity_to_score(features @ bank.embeddings.T, class_ids[pair : pair + 1], kind)
+            score = similarity_to_score(features @ bank.embeddings.T, class_ids[pair : pair + 1], kind, model.scale)
             expected = torch.autograd.grad(score.sum(), kept[0])[0][0]
             if model.name == "vit":
                 expected = expected[1:].T.unflatten(1, (10, 10))
