@@ -25,7 +25,8 @@ the input: ``step: 224`` is one row, at any size. RISE's batch evaluation is ``s
 The score is the probability of the pair's own class in the softmax of scale * cosine over the data
 set's prompts, with the model's own scale (100 in CLIP). ``unnormalised`` multiplies
 each text's cosine by the norm of its embedding, as DecomCAM's code does, which forgot to normalise the
-texts. References explain the top class; we explain the pair's own class, and ``only_correct`` leaves out images whose top class is another.
+texts. References explain the top class; we explain the pair's own class, and ``only_correct`` leaves
+out images whose top class is another.
 """
 
 from __future__ import annotations

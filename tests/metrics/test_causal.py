@@ -234,7 +234,7 @@ def test_mean_over_pairs_and_directions() -> None:
         ({"preset": "rise", "blur_sigma": -3.0}, "positive"),
         ({"blur_size": 4}, "odd"),
         ({"blur_size": 5, "blur_sigma": 0.0}, "positive"),
-        ({"score": "logit"}, "softmax, cosine, unnormalised"),
+        ({"score": "logit"}, "softmax, sigmoid, logits, cosine, unnormalised"),
         ({"limit": 0}, "limit=0"),
     ],
 )
