@@ -85,6 +85,8 @@ class Target:
         parts: named parts of the object, over all instances.
         text: a free text that replaces the class prompt, if not empty.
         inclusive: the data set's files name the last pixel of a box, not its end.
+        ignored: masks of pixels that count neither as object nor as background (void); metrics that
+            count pixels leave them out.
     """
 
     class_id: int
@@ -96,6 +98,7 @@ class Target:
     parts: tuple[Part, ...] = ()
     text: str = ""
     inclusive: bool = False
+    ignored: tuple[Mask, ...] = ()
 
     @staticmethod
     def of(
@@ -248,6 +251,21 @@ class Dataset(abc.ABC):
         return ()
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """What a user may want to know of the files, without anything being wrong."""
+        return ()
+
+    @property
+    def doubts(self) -> Sequence[str]:
+        """What makes numbers doubtful though every file can be read; each says what to set."""
+        return ()
+
+    @property
+    def aggregation(self) -> str:
+        """``class_mean`` or ``pair_mean``: what metrics that know both report unless told otherwise."""
+        return "class_mean"
+
+    @property
     @abc.abstractmethod
     def class_names(self) -> Sequence[str]:
         """The data set's own class names; ``Target.class_id`` indexes them."""
@@ -343,6 +361,8 @@ def fingerprint_samples(samples: Iterable[Sample]) -> str:
                 digest.update(getattr(mask, "digest", b""))
             for part in target.parts:
                 head.append([part.name, part.point])
+            for mask in target.ignored:
+                digest.update(b"ignored" + getattr(mask, "digest", b""))
         digest.update(json.dumps(head).encode())
         rows.append((sample.image_id, digest.hexdigest()))
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:16]

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from decomcam_bench.core.errors import ConfigError, DataError
-from decomcam_bench.datasets.base import Dataset, Problem, Sample, Target, printable
+from decomcam_bench.datasets.base import Dataset, Mask, Problem, Sample, Target, printable
 from decomcam_bench.datasets.images import read_image
+from decomcam_bench.datasets.masks import NoMask
 
 #: Boxes may pass the border by less than this and are clipped without a record: official files
 #: round to two decimals, and their far edges then exceed the image by fractions of a pixel.
@@ -167,6 +168,7 @@ class Gathering:
     problems: list[Problem] = field(default_factory=list)
     _rows: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     _names: dict[int, str] = field(default_factory=dict)
+    _ignored: dict[int, tuple[Mask, ...]] = field(default_factory=dict)
     _bad: dict[tuple[int, str], list[str]] = field(default_factory=dict)
 
     def add(
@@ -180,11 +182,13 @@ class Gathering:
         parts: Iterable[Any] = (),
         text: str = "",
         label: str = "",
+        ignored: tuple[Mask, ...] = (),
     ) -> None:
         """Adds an instance; a box that does not fit is clipped or refused, and noted.
 
         Args:
             label: names the annotation in what is noted.
+            ignored: masks of pixels that count neither as object nor as background.
         """
         prefix = f"{label}: " if label else ""
         if box is not None:
@@ -199,6 +203,16 @@ class Gathering:
         self._rows.setdefault(class_id, []).append(
             {"box": box, "difficult": difficult, "crowd": crowd, "mask": mask, "parts": tuple(parts), "text": text}
         )
+        self._ignored[class_id] = ignored
+
+    def without_mask(self) -> list[tuple[int, str, int, int]]:
+        """Return (class id, name, instances without a mask, instances) of the classes of which only some have one."""
+        found = []
+        for class_id, rows in self._rows.items():
+            missing = sum(row["mask"] is None for row in rows)
+            if 0 < missing < len(rows):
+                found.append((class_id, self._names[class_id], missing, len(rows)))
+        return found
 
     def note(self, reason: str, class_id: int = -1, class_name: str = "", file: str = "") -> None:
         """Notes something that was wrong, in another file if one is named, and leaves its pair as it is."""
@@ -221,17 +235,19 @@ class Gathering:
     def _target(self, class_id: int) -> Target:
         rows = self._rows[class_id]
         boxed = [row for row in rows if row["box"] is not None]
-        masks = tuple(row["mask"] for row in rows if row["mask"] is not None)
+        some = any(row["mask"] is not None for row in rows)
+        masks = tuple(row["mask"] or NoMask(self.height, self.width) for row in rows) if some else ()
         return Target.of(
             class_id,
             self._names[class_id],
             [row["box"] for row in boxed],
             [row["difficult"] for row in boxed],
             [row["crowd"] for row in boxed],
-            masks=masks if len(masks) == len(rows) else (),
+            masks=masks,
             parts=tuple(part for row in rows for part in row["parts"]),
             text=rows[0]["text"],
             inclusive=self.inclusive,
+            ignored=self._ignored.get(class_id, ()),
         )
 
 

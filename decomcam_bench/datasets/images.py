@@ -70,6 +70,17 @@ def image_size(file: Path) -> tuple[int, int]:
         return _stored_size(image)
 
 
+def upright_size(file: Path) -> tuple[int, int]:
+    """Return (width, height) as :func:`image_size`, of the image turned as the camera noted in the file.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_image`.
+    """
+    with _opened(file) as image:
+        width, height = _stored_size(image)
+        return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
 def upright(file: Path) -> np.ndarray:
     """As :func:`read_image`, turned as the camera noted in the file."""
     with _opened(file) as image:

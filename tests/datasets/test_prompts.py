@@ -13,7 +13,7 @@ import pytest
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.benchmarks.coco import COCO, OFFICIAL
-from decomcam_bench.datasets.benchmarks.custom import Custom
+from decomcam_bench.datasets.custom.dataset import Custom
 from decomcam_bench.datasets.benchmarks.imagenet_wnids import WNIDS
 from decomcam_bench.datasets.prompts import imagenet_names, resolve_templates
 from decomcam_bench.datasets.toybox.dataset import ToyBox

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.datasets.files import Gathering, inside
-from decomcam_bench.datasets.formats.coco_json import CocoDataset, CocoImage, read_box
-from decomcam_bench.datasets.formats.coco_masks import coco_mask
+from decomcam_bench.datasets.formats.coco_json import CocoDataset, CocoImage, has_box, is_set, read_box
+from decomcam_bench.datasets.formats.coco_masks import CocoMask, coco_mask, segmentation_box
 
 #: The 80 official categories: id in the file, name.
 OFFICIAL: tuple[tuple[int, str], ...] = (
@@ -113,25 +113,41 @@ class COCO(CocoDataset):
             gathering.refuse(f"{row['label']}: unknown category {row.get('category_id')!r}")
             return
         name = self._class_names[class_id]
-        crowd = row.get("iscrowd") in (1, True)
+        crowd = is_set(row.get("iscrowd"))
         if crowd and self.crowds == "drop":
             return
         try:
+            if "copy" in row:
+                gathering.note(row["error"], class_id, name)
+                return
             if "error" in row:
                 raise ValueError(row["error"])
-            box = read_box(row)
-            mask = _mask(row, gathering.height, gathering.width)
+            mask = None if has_box(row) else _mask(row, gathering.height, gathering.width)
+            box = read_box(row) if mask is None else _box_of(row, mask)
+            mask = mask or _mask(row, gathering.height, gathering.width)
         except ValueError as error:
             gathering.refuse(str(error), class_id, name)
             return
         gathering.add(class_id, name, box, crowd=crowd, mask=mask, label=row["label"])
 
 
-def _mask(row: dict[str, Any], height: int, width: int) -> Any:
-    """The checked mask of an annotation.
+def _box_of(row: dict[str, Any], mask: CocoMask) -> tuple[float, float, float, float]:
+    """Return the box round a mask, for an annotation that states none.
 
     Raises:
-        ValueError: when it has none that can be decoded; names the annotation.
+        ValueError: if the mask has no pixel; names the annotation.
+    """
+    box = segmentation_box(mask)
+    if box is None:
+        raise ValueError(f"{row['label']}: no box, and a segmentation without a pixel")
+    return box
+
+
+def _mask(row: dict[str, Any], height: int, width: int) -> CocoMask:
+    """Return the checked mask of an annotation.
+
+    Raises:
+        ValueError: if it has none that can be decoded; names the annotation.
     """
     try:
         return coco_mask(row.get("segmentation"), height, width)

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class CocoIndex:
         annotations: by image position: dictionaries with the keys that the file gives, polygons as
             float64 arrays, a ``label`` for messages, and an ``error`` where it is unusable.
         problems: annotations that belong to no image.
+        remarks: what is odd about the file without costing anything.
+        info: the ``info`` entry, where there is one.
     """
 
     file: Path
@@ -59,6 +61,8 @@ class CocoIndex:
     super_names: dict[int, str]
     annotations: list[list[dict[str, Any]]]
     problems: list[Problem]
+    remarks: list[str] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def read(file: Path, keep: tuple[str, ...] = ()) -> CocoIndex:
@@ -80,14 +84,15 @@ class CocoIndex:
         keys = ("id", "category_id", "bbox", "segmentation", "iscrowd", *keep)
         annotations: list[list[dict[str, Any]]] = [[] for _ in images]
         problems: list[Problem] = []
-        seen: set[Any] = set()
+        seen: dict[Any, list[dict[str, Any]]] = {}
+        reused = 0
         for number, entry in enumerate(content["annotations"]):
             row = {key: entry[key] for key in keys if key in entry} if isinstance(entry, dict) else {}
             image_id = entry.get("image_id") if isinstance(entry, dict) else None
-            place = position.get(image_id) if isinstance(image_id, (int, str)) else None
+            place = position.get(_id_key(image_id))
             label = f"annotation {row.get('id', f'number {number}')}"
             if place is None:
-                reason = f"{label} belongs to image {image_id!r}, which the file does not list"
+                reason = f"{label} belongs to image {_shown(image_id)}, which the file does not list"
                 problems.append(Problem(str(file), str(image_id or ""), reason))
                 continue
             row["label"] = label
@@ -95,16 +100,30 @@ class CocoIndex:
                 if "keypoints" in entry:
                     continue
                 row["error"] = f"{label} has neither a box nor a segmentation"
-            elif "id" in row and _hashable(row["id"]) in seen:
-                row["error"] = f"{label}: the id occurs more than once"
-            seen.add(_hashable(row.get("id")))
-            row["category_id"] = _hashable(row.get("category_id"))
+            elif "id" in row:
+                others = seen.setdefault(_hashable(row["id"]), [])
+                raw = {**row, "image_id": place, "label": ""}
+                if raw in others:
+                    row["error"] = f"{label}: the id occurs more than once, and this is a copy of the first; left out"
+                    row["copy"] = True
+                reused += bool(others) and raw not in others
+                others.append(raw)
+            row["category_id"] = whole(row.get("category_id"))
             row["segmentation"] = _compact(row.get("segmentation"))
             annotations[place].append(row)
-        categories = _categories(file, content["categories"])
-        named = [entry for entry in content["categories"] if isinstance(entry.get("supercategory"), str)]
-        super_names = {entry["id"]: entry["supercategory"] for entry in named}
-        return CocoIndex(file, images, categories, super_names, annotations, problems)
+        remarks = [f"{file}: {reused:,} annotations reuse the id of another one; all are kept"] if reused else []
+        categories, super_names = _categories(file, content["categories"])
+        info = content.get("info")
+        return CocoIndex(
+            file,
+            images,
+            categories,
+            super_names,
+            annotations,
+            problems,
+            remarks,
+            info if isinstance(info, dict) else {},
+        )
 
 
 @dataclass
@@ -171,6 +190,8 @@ def _load(file: Path) -> dict[str, Any]:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not a JSON file ({error})") from error
+    if isinstance(content, dict):
+        content.setdefault("categories", [])
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
         raise DataError(f"{file}: not a COCO-style file: it needs the lists {', '.join(lists)}")
@@ -186,50 +207,90 @@ def _printable(value: Any) -> Any:
     return {printable(key): _printable(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
+def whole(value: Any) -> Any:
+    """Return an id or a size as the integer that it stands for, or as it is.
+
+    Tools write ``120.0`` and ``"120"`` for 120.
+
+    >>> whole(120.0), whole("007"), whole("a7")
+    (120, 7, 'a7')
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 18:
+        return int(value)
+    return _hashable(value)
+
+
+def is_set(flag: Any) -> bool:
+    """Return True for the ways in which tools write a flag that is set."""
+    return flag is True or whole(flag) == 1 or str(flag).lower() == "true"
+
+
 def _hashable(value: Any) -> Any:
     return value if isinstance(value, (int, str, float, type(None))) else repr(value)
 
 
+def _id_key(value: Any) -> Any:
+    """Return what ids are compared by; None for what is no id."""
+    return whole(value) if isinstance(value, (int, str, float)) and value == value else None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _images(file: Path, entries: list[Any]) -> tuple[list[CocoImage], dict[Any, int]]:
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
+        if not isinstance(entry, dict) or _id_key(entry.get("id")) is None or isinstance(entry.get("id"), bool):
             raise DataError(f"{file}: entry {number} of images has no id")
-    names, repeated = unique_ids(str(entry["id"]) for entry in entries)
+    exact = len({str(entry["id"]) for entry in entries}) == len({str(_id_key(entry["id"])) for entry in entries})
+    names, repeated = unique_ids(
+        str(entry["id"]) if isinstance(entry["id"], str) else str(_id_key(entry["id"])) for entry in entries
+    )
     images: list[CocoImage] = []
     position: dict[Any, int] = {}
     for number, entry in enumerate(entries):
-        file_name, width, height = entry.get("file_name"), entry.get("width", 0), entry.get("height", 0)
+        file_name = entry.get("file_name")
+        width, height = (whole(entry.get(side, 0)) or 0 for side in ("width", "height"))
+        key = _id_key(entry["id"])
         error = ""
-        if repeated[number]:
+        if repeated[number] or (not exact and key in position):
             error = f"{file}: image id {entry['id']} occurs more than once"
-        elif not isinstance(file_name, str) or not file_name:
+        elif not isinstance(file_name, str) or not file_name.strip():
             error = f"{file}: image {entry['id']} has no file_name"
         elif not _sides_fit(width, height):
-            error = f"{file}: image {entry['id']} has width {width!r} and height {height!r}"
+            error = f"{file}: image {entry['id']} has width {_shown(width)} and height {_shown(height)}"
         else:
-            position[entry["id"]] = number
-        sides = (0, 0) if error else (width, height)
+            position[key] = number
+        sides = (0, 0) if error or not (width and height) else (width, height)
         images.append(CocoImage(names[number], str(file_name or ""), sides[0], sides[1], error))
-        position.setdefault(entry["id"], number)
+        position.setdefault(key, number)
     return images, position
 
 
 def _sides_fit(width: Any, height: Any) -> bool:
-    """Whether both are whole numbers of pixels, or both are not stated (0)."""
-    whole = all(type(side) is int and 0 <= side < 10**6 for side in (width, height))
-    return whole and bool(width) == bool(height)
+    """Return True if both are whole numbers of pixels, 0 where they are not stated."""
+    return all(type(side) is int and 0 <= side < 10**6 for side in (width, height))
 
 
-def _categories(file: Path, entries: list[Any]) -> list[tuple[int, str]]:
+def _categories(file: Path, entries: list[Any]) -> tuple[list[tuple[int, str]], dict[int, str]]:
+    """Return (id, name) by ascending id, and the super-category of each id that states one."""
     found: dict[int, str] = {}
+    super_names: dict[int, str] = {}
     for entry in entries:
-        well_formed = isinstance(entry, dict) and type(entry.get("id")) is int and isinstance(entry.get("name"), str)
-        if not well_formed:
+        number = whole(entry.get("id")) if isinstance(entry, dict) else None
+        if type(number) is not int or not isinstance(entry.get("name"), str):
             raise DataError(f"{file}: a category without a whole number as id and a name: {str(entry)[:80]}")
-        if entry["id"] in found:
-            raise DataError(f"{file}: category id {entry['id']} occurs more than once")
-        found[entry["id"]] = entry["name"]
-    return sorted(found.items())
+        if number in found:
+            raise DataError(f"{file}: category id {number} occurs more than once")
+        if not entry["name"].strip():
+            raise DataError(f"{file}: category {number} has an empty name; each category is a text for the model")
+        found[number] = entry["name"]
+        if isinstance(entry.get("supercategory"), str):
+            super_names[number] = entry["supercategory"]
+    return sorted(found.items()), super_names
 
 
 def _compact(segmentation: Any) -> Any:
@@ -249,16 +310,30 @@ def _array(polygon: Any) -> Any:
 
 
 def read_box(row: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """The half-open box (x0, y0, x1, y1) of an annotation's ``bbox``, which is x, y, width, height.
+    """Return the half-open box (x0, y0, x1, y1) of an annotation's ``bbox``, which is x, y, width, height.
 
     Raises:
-        ValueError: when it is missing or not four numbers.
+        ValueError: if it is missing or not four numbers.
     """
     box = row.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
-        raise ValueError(f"{row.get('label', 'annotation')}: the bbox is not four numbers")
+    label = row.get("label", "annotation")
+    if not isinstance(box, list) or len(box) != 4:
+        raise ValueError(f"{label}: the bbox is not four numbers")
     try:
-        x, y, width, height = (float(value) for value in box)
+        x, y, width, height = (_coordinate(value) for value in box)
     except OverflowError:
-        raise ValueError(f"{row.get('label', 'annotation')}: the bbox is not four finite numbers") from None
+        raise ValueError(f"{label}: the bbox is not four finite numbers") from None
+    except ValueError:
+        raise ValueError(f"{label}: the bbox is not four numbers") from None
     return x, y, x + width, y + height
+
+
+def has_box(row: Mapping[str, Any]) -> bool:
+    """Return False if the ``bbox`` is missing, null, empty, or four zeros, as tools write where they have none."""
+    return row.get("bbox") not in (None, [], [0, 0, 0, 0])
+
+
+def _coordinate(value: Any) -> float:
+    if type(value) in (int, float) or (isinstance(value, str) and "_" not in value):
+        return float(value)
+    raise ValueError

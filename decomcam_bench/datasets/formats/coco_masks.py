@@ -158,3 +158,40 @@ def mask_box(masks: Sequence[CocoMask]) -> tuple[float, float, float, float] | N
 
     x, y, width, height = coco.toBbox(coco.merge([mask.rle() for mask in masks])).tolist()
     return (x, y, x + width, y + height) if width > 0 and height > 0 and math.isfinite(x) else None
+
+
+def segmentation_box(mask: CocoMask) -> tuple[float, float, float, float] | None:
+    """Return the box of a segmentation: round the points of its polygons, or round its pixels.
+
+    Points that lie outside the image do not count, as they have no pixels.
+    """
+    if not mask.polygons:
+        return mask_box([mask])
+    points = np.concatenate([polygon[: len(polygon) // 2 * 2].reshape(-1, 2) for polygon in mask.polygons])
+    low = np.clip(points.min(axis=0), 0, (mask.width, mask.height))
+    high = np.clip(points.max(axis=0), 0, (mask.width, mask.height))
+    return (float(low[0]), float(low[1]), float(high[0]), float(high[1])) if (low < high).all() else None
+
+
+def pixels_mask(crop: np.ndarray, corner: tuple[int, int], height: int, width: int) -> CocoMask:
+    """Return a mask of pixels that were annotated as a crop of the image.
+
+    Args:
+        crop: bool (h, w).
+        corner: (x, y) of its upper left pixel; what lies outside the image is cut off.
+        height, width: of the image.
+
+    Raises:
+        ValueError: if no pixel is left.
+    """
+    from pycocotools import mask as coco
+
+    x, y = corner
+    top, left = max(y, 0), max(x, 0)
+    bottom, right = min(y + crop.shape[0], height), min(x + crop.shape[1], width)
+    pixels = np.zeros((height, width), dtype=np.uint8, order="F")
+    if top < bottom and left < right:
+        pixels[top:bottom, left:right] = crop[top - y : bottom - y, left - x : right - x]
+    if not pixels.any():
+        raise ValueError("a mask without a pixel in the image")
+    return CocoMask(height, width, counts=coco.encode(pixels)["counts"])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from decomcam_bench.core.errors import DataError
-from decomcam_bench.datasets.benchmarks.custom import Custom
+from decomcam_bench.datasets.custom.dataset import Custom
 from decomcam_bench.datasets.toybox.dataset import ToyBox
 from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES
 from tests.datasets import layouts
