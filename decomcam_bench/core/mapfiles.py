@@ -1,17 +1,22 @@
-"""Saliency maps in files, one a (image, class) pair: how they are named, read and written.
+"""Name, read and check saliency maps in files, one per (image, text) pair.
 
-    DIR/<image id, percent-encoded>__<class id>.npy     a 2-D array of real numbers
-    DIR/<image id, percent-encoded>__<class id>.npz     the same, its only array or the one named "map"
-    DIR/<image id, percent-encoded>__<class id>.png     16-bit grey, read as value / 65535
+    DIR/<image id>__<class name>.npy     a 2-D array of real numbers
+    DIR/<image id>__<class name>.npz     the same: its only array, or the one named "map"
+    DIR/<image id>__<class name>.png     16-bit grey, read as value / 65535
 
-Percent-encoding leaves ASCII letters, digits and ``_.-~`` as they are and writes every other byte of
-the UTF-8 text as ``%XX`` (:func:`urllib.parse.quote` with nothing safe), a slash included.
+Both parts are percent-encoded: ASCII letters, digits and ``_.-~`` stay as they are and every other byte
+of the UTF-8 text is written as ``%XX`` (:func:`urllib.parse.quote` with nothing safe), a slash
+included. In the class name an underscore is written ``%5F`` where it comes first or follows another
+one, and a name of more than 100 characters is cut to 80, ``+``, and 16 hexadecimal digits of its
+SHA-256. A free text stands in place of a class name. Names carry the text and not its number, which
+changes with the list of classes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -24,9 +29,21 @@ from decomcam_bench.core.errors import DataError
 SUFFIXES = (".npy", ".npz", ".png")
 
 
-def file_stem(image_id: str, class_id: int) -> str:
-    """File name of a pair's map, without its suffix."""
-    return f"{quote(image_id, safe='', errors='surrogatepass')}__{class_id}"
+#: Longest class name that is written out in a file name, and how much of a longer one.
+LONGEST_NAME, CUT_NAME = 100, 80
+
+
+def file_stem(image_id: str, class_name: str) -> str:
+    """Return the file name of a pair's map, without its suffix.
+
+    >>> file_stem("val/7.jpg", "traffic light")
+    'val%2F7.jpg__traffic%20light'
+    """
+    name = re.sub(r"^_|(?<=_)_", "%5F", quote(class_name, safe="", errors="surrogatepass"))
+    if len(name) > LONGEST_NAME:
+        digest = hashlib.sha256(class_name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        name = f"{name[:CUT_NAME]}+{digest}"
+    return f"{quote(image_id, safe='', errors='surrogatepass')}__{name}"
 
 
 class MapMissingError(ValueError):
@@ -62,7 +79,7 @@ class MapFolder:
                 self.files.setdefault(stem, []).append(name)
         if not self.files:
             raise DataError(
-                f"method.dir={self.path}: no map there; maps are named <image id>__<class id> with "
+                f"method.dir={self.path}: no map there; maps are named <image id>__<class name> with "
                 f"{', '.join(SUFFIXES)}, `decomcam-bench data export-pairs` lists the names"
             )
 
@@ -77,15 +94,17 @@ class MapFolder:
             total.update(f"{len(name.encode())} {name} {content.hexdigest()}\n".encode())
         return total.hexdigest()[:16]
 
-    def read(self, image_id: str, class_id: int) -> np.ndarray:
-        """The map of a pair, float32 (h, w), finite.
+    def read(self, image_id: str, class_name: str) -> np.ndarray:
+        """Return the map of a pair, float32 (h, w), finite.
 
         Raises:
-            MapMissingError: when there is no file.
-            MapMalformedError: when there are two, or the file holds something else.
+            MapMissingError: if there is no file.
+            MapMalformedError: if there are two, or the file holds something else.
+            DataError: if the image's maps are named by class numbers, as older versions named them.
         """
-        names = self.files.get(file_stem(image_id, class_id), [])
+        names = self.files.get(file_stem(image_id, class_name), [])
         if not names:
+            self._refuse_numbers(image_id)
             raise MapMissingError
         if len(names) > 1:
             raise MapMalformedError(f"{' and '.join(names)} are there, one is wanted")
@@ -94,6 +113,16 @@ class MapFolder:
         except OSError as error:
             raise MapMalformedError(f"{names[0]} cannot be read ({error.strerror})") from error
         return checked(decode(data, names[0]), names[0])
+
+    def _refuse_numbers(self, image_id: str) -> None:
+        """Refuse maps that carry a class number, which another list of classes gives to another class."""
+        prefix = file_stem(image_id, "")
+        old = next((stem for stem in self.files if stem.startswith(prefix) and stem[len(prefix) :].isdecimal()), "")
+        if old:
+            raise DataError(
+                f"method.dir={self.path}: '{self.files[old][0]}' names its class by a number, which moves when the "
+                "list of classes changes; name maps <image id>__<class name>, as `data export-pairs` lists them"
+            )
 
 
 def decode(data: bytes, name: str) -> np.ndarray:

@@ -31,7 +31,7 @@ def check_encoding(encoding: str | None) -> None:
         codecs.lookup(encoding or "utf-8")
     except LookupError:
         raise ConfigError(
-            f"dataset.encoding={encoding}: no such encoding; valid are utf-8, utf-16, {', '.join(CANDIDATES)} and others"
+            f"dataset.encoding={encoding}: no such encoding; valid: utf-8, utf-16, {', '.join(CANDIDATES)} and others"
         ) from None
 
 
@@ -52,7 +52,7 @@ def decode(data: bytes, encoding: str | None = None) -> tuple[str, str]:
     Raises:
         ValueError: if the bytes are not of that encoding, or of none that can be told.
     """
-    if encoding:
+    if encoding and not any(data.startswith(mark) for mark, _ in _BOMS):
         try:
             return data.decode(encoding).removeprefix("\ufeff"), encoding
         except (UnicodeError, ValueError) as error:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError, ModelError, unknown
-from decomcam_bench.datasets.base import Target
+from decomcam_bench.datasets.base import Target, printable
 from decomcam_bench.methods.base import EXTRAS, Evidence, Method, explained
 from decomcam_bench.methods.controls import BadMaskError
 from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, text_scores
@@ -187,7 +187,7 @@ class EvidenceMaker:
             object_masks=batch.object_masks,
             extras={name: make for name, make in extras.items() if name in needs},
             pair_names=[
-                (batch.image_ids[image], target.class_id)
+                (batch.image_ids[image], printable(target.class_name))
                 for image, target in zip(images_of, batch.targets, strict=True)
             ],
             map_to_input=lambda pair, found: batch.geometries[images_of[pair]].map_to_input(found),

@@ -9,7 +9,7 @@ from decomcam_bench.config import registry
 from decomcam_bench.config.settings import RunConfig
 from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.core.mapfiles import file_stem
-from decomcam_bench.datasets.base import Dataset
+from decomcam_bench.datasets.base import Dataset, printable
 from decomcam_bench.datasets.subsets import select
 
 COLUMNS = ("image_id", "class_id", "class_name", "text", "image", "width", "height", "file")
@@ -57,7 +57,7 @@ def write_pairs(config: RunConfig, out: Path) -> int:
                             place,
                             sample.width,
                             sample.height,
-                            f"{file_stem(sample.image_id, target.class_id)}.npy",
+                            f"{file_stem(sample.image_id, printable(target.class_name))}.npy",
                         ]
                     )
                     count += 1

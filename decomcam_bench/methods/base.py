@@ -98,7 +98,7 @@ class Evidence:
         object_masks: bool (P, H, W), the annotated region at input resolution; for the oracle control only.
         extras: what else a method declares in its ``needs``, by name: functions that compute it on
             demand, see :data:`EXTRAS`.
-        pair_names: (image id, class id) of each pair.
+        pair_names: (image id, class name or free text) of each pair.
         map_to_input: takes a pair and a map (h', w') over its whole original image, and returns that
             map in the geometry of the model's input, float32 (H, W).
         batch_size: maximum number of images to score at a time.
@@ -117,7 +117,7 @@ class Evidence:
     image_seeds: Sequence[int] = ()
     object_masks: Callable[[], Tensor] = field(default_factory=lambda: _absent("object masks"))
     extras: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    pair_names: Sequence[tuple[str, int]] = ()
+    pair_names: Sequence[tuple[str, str]] = ()
     map_to_input: Callable[[int, np.ndarray], np.ndarray] = field(default_factory=lambda: _absent("geometry"))
     batch_size: int = 64
 

@@ -60,9 +60,9 @@ class MapFiles(MapMethod):
     def map(self, evidence: Evidence) -> Explanation:
         maps = np.zeros((len(evidence), *evidence.input_size), dtype=np.float32)
         failures: dict[int, str] = {}
-        for pair, (image_id, class_id) in enumerate(evidence.pair_names):
+        for pair, (image_id, class_name) in enumerate(evidence.pair_names):
             try:
-                found = self.folder.read(image_id, class_id)
+                found = self.folder.read(image_id, class_name)
             except MapMissingError:
                 failures[pair] = MAP_MISSING
                 continue

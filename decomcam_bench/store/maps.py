@@ -148,11 +148,12 @@ def export(cell: Cell, folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_others(cell, folder)
         for part in range(cell.parts):
-            kept, names = read_maps(cell, part), image_ids(cell.read_part(RECORDS, part))
+            records = cell.read_part(RECORDS, part)
+            kept, names, classes = read_maps(cell, part), image_ids(records), class_names(records)
             for start in range(0, len(kept.native), CHUNK):
                 chosen = range(start, min(start + CHUNK, len(kept.native)))
                 for place, saliency in zip(chosen, kept.at_input(chosen), strict=True):
-                    stem = file_stem(names[int(kept.image_index[place])], int(kept.class_id[place]))
+                    stem = file_stem(names[int(kept.image_index[place])], classes[int(kept.class_id[place])])
                     np.save(folder / f"{stem}.npy", saliency)
                     count += 1
     except OSError as error:
@@ -165,10 +166,15 @@ def _refuse_others(cell: Cell, folder: Path) -> None:
     for part in range(cell.parts):
         records = cell.read_part(RECORDS, part)
         ok = records[records["status"] == "ok"]
-        own.update(f"{file_stem(*pair)}.npy" for pair in zip(ok["image_id"], ok["class_id"], strict=True))
+        own.update(f"{file_stem(*pair)}.npy" for pair in zip(ok["image_id"], ok["class_name"], strict=True))
     others = [file.name for file in folder.iterdir() if file.suffix in SUFFIXES and file.name not in own]
     if others:
         raise StoreError(f"--out {folder}: holds other maps already, such as {min(others)}; name an empty folder")
+
+
+def class_names(records: pd.DataFrame) -> dict[int, str]:
+    """Return the class name, or free text, by class id."""
+    return {int(c): str(n) for c, n in zip(records["class_id"], records["class_name"], strict=True)}
 
 
 def image_ids(records: pd.DataFrame) -> dict[int, str]:

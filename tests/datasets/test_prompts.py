@@ -13,8 +13,8 @@ import pytest
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.benchmarks.coco import COCO, OFFICIAL
-from decomcam_bench.datasets.custom.dataset import Custom
 from decomcam_bench.datasets.benchmarks.imagenet_wnids import WNIDS
+from decomcam_bench.datasets.custom.dataset import Custom
 from decomcam_bench.datasets.prompts import imagenet_names, resolve_templates
 from decomcam_bench.datasets.toybox.dataset import ToyBox
 from tests.datasets import layouts
@@ -53,7 +53,8 @@ def test_imagenet_names_and_ids_go_together() -> None:
 def test_reading_prompts_imports_no_torch() -> None:
     code = (
         "import sys; from decomcam_bench.datasets.prompts import imagenet_names, resolve_templates;"
-        "from decomcam_bench.datasets.benchmarks import coco, cub, custom, imagenet, imagenetv2, partimagenet, voc;"
+        "from decomcam_bench.datasets.benchmarks import coco, cub, imagenet, imagenetv2, partimagenet, voc;"
+        "import decomcam_bench.datasets.custom.dataset;"
         "from decomcam_bench.datasets.toybox import dataset;"
         "imagenet_names(); resolve_templates('clip80'); assert 'torch' not in sys.modules, 'torch'"
     )

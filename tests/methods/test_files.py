@@ -17,7 +17,7 @@ from decomcam_bench.methods.files import MapFiles
 from decomcam_bench.models.geometry import Geometry
 
 SIZE = 12
-PAIRS = [("a/b.jpg", 3), ("..", 0), ("c", 11)]
+PAIRS = [("a/b.jpg", "cat"), ("..", "dog"), ("c", "bird")]
 
 
 def explained(folder, pairs=PAIRS, geometry: Geometry | None = None) -> Explanation:
@@ -36,25 +36,41 @@ def random_map(shape=(SIZE, SIZE), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape).astype(np.float32)
 
 
-def write(folder, saliency: np.ndarray, image_id: str = "c", class_id: int = 11) -> None:
-    np.save(folder / f"{file_stem(image_id, class_id)}.npy", saliency)
+def write(folder, saliency: np.ndarray, image_id: str = "c", class_name: str = "bird") -> None:
+    np.save(folder / f"{file_stem(image_id, class_name)}.npy", saliency)
 
 
 def test_names() -> None:
-    assert file_stem("a/b.jpg", 3) == "a%2Fb.jpg__3"
-    assert file_stem("../../x", 0) == "..%2F..%2Fx__0"
-    assert file_stem("", 5) == "__5"
-    assert file_stem("é %\\:", 1) == "%C3%A9%20%25%5C%3A__1"
-    names = [file_stem(i, c) for i, c in (("a", 12), ("a__1", 2), ("a_", 12), ("a%2F", 1), ("a/", 1))]
-    assert len(set(names)) == len(names)
+    assert file_stem("a/b.jpg", "traffic light") == "a%2Fb.jpg__traffic%20light"
+    assert file_stem("../../x", "0") == "..%2F..%2Fx__0"
+    assert file_stem("", "dog") == "__dog"
+    assert file_stem("é %\\:", "a/b") == "%C3%A9%20%25%5C%3A__a%2Fb"
+    classes = ("b", "_b", "__b", "b__b", "b_", "B", "%2F", "/")
+    pairs = [(i, c) for i in ("a", "a_", "a__", "a__b", "a%2F", "a/") for c in classes]
+    assert len({file_stem(*pair) for pair in pairs}) == len(pairs)
+
+
+def test_long_texts_get_short_names_of_their_own() -> None:
+    names = {file_stem("x", text) for text in ("a" * 100, "a" * 101, "a" * 100 + "b", "ö" * 90, "ö" * 91)}
+    assert len(names) == 5
+    assert max(map(len, names)) == len("x__") + 100
+    assert file_stem("x", "a" * 101).startswith("x__" + "a" * 80 + "+")
+
+
+def test_maps_named_by_class_numbers_are_refused(tmp_path) -> None:
+    np.save(tmp_path / "c__11.npy", random_map())
+    with pytest.raises(DataError, match=r"'c__11.npy' names its class by a number, which moves .*; name maps"):
+        explained(tmp_path, PAIRS[2:])
+    np.save(tmp_path / "c__7.npy", random_map())
+    assert explained(tmp_path, [("c", "7")]).failures == {}
 
 
 def test_all_formats_and_a_map_of_the_inputs_size_is_taken_as_it_is(tmp_path) -> None:
     maps = [random_map(seed=s) for s in range(3)]
-    np.save(tmp_path / "a%2Fb.jpg__3.npy", maps[0].astype(np.float64))
-    np.savez(tmp_path / "..__0.npz", map=maps[1], other=np.zeros(3))
+    np.save(tmp_path / "a%2Fb.jpg__cat.npy", maps[0].astype(np.float64))
+    np.savez(tmp_path / "..__dog.npz", map=maps[1], other=np.zeros(3))
     levels = (maps[2] * 65535).round().astype(np.uint16)
-    cv2.imwrite(str(tmp_path / "c__11.png"), levels)
+    cv2.imwrite(str(tmp_path / "c__bird.png"), levels)
     answer = explained(tmp_path)
     assert not answer.failures
     np.testing.assert_array_equal(answer.native[0], maps[0])
@@ -64,7 +80,7 @@ def test_all_formats_and_a_map_of_the_inputs_size_is_taken_as_it_is(tmp_path) ->
 
 
 def test_an_npz_with_one_array_needs_no_name(tmp_path) -> None:
-    np.savez_compressed(tmp_path / "c__11.npz", anything=random_map())
+    np.savez_compressed(tmp_path / "c__bird.npz", anything=random_map())
     assert explained(tmp_path, PAIRS[2:]).failures == {}
 
 
@@ -161,14 +177,14 @@ def zip_of_text(path) -> None:
         (bad_png, "is not 16-bit grey"),
         (colour_png, "is not 16-bit grey"),
         (two_arrays, "holds 2 arrays, none named 'map'"),
-        (two_files, "c__11.npy and c__11.npz are there"),
+        (two_files, "c__bird.npy and c__bird.npz are there"),
         (broken_zip, "cannot be decoded"),
         (zip_of_text, "holds no array"),
     ],
 )
 def test_a_malformed_map_is_a_failure(tmp_path, make, reason: str) -> None:
-    make(tmp_path / "c__11")
-    write(tmp_path, random_map(), "..", 0)
+    make(tmp_path / "c__bird")
+    write(tmp_path, random_map(), "..", "dog")
     answer = explained(tmp_path)
     assert answer.failures[0] == "map_missing"
     assert 1 not in answer.failures
@@ -186,8 +202,11 @@ def test_nothing_outside_the_folder_is_read(tmp_path) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
     write(inner, random_map())
-    np.save(tmp_path / "secret__0.npy", random_map())
-    assert explained(inner, [("../secret", 0), ("..%2Fsecret", 0)]).failures == {0: "map_missing", 1: "map_missing"}
+    np.save(tmp_path / "secret__cat.npy", random_map())
+    assert explained(inner, [("../secret", "cat"), ("..%2Fsecret", "cat")]).failures == {
+        0: "map_missing",
+        1: "map_missing",
+    }
 
 
 def test_the_digest_follows_content_and_names_alone(tmp_path) -> None:
@@ -196,7 +215,7 @@ def test_the_digest_follows_content_and_names_alone(tmp_path) -> None:
         folder.mkdir()
         write(folder, random_map())
     write(folders[1], random_map(seed=1))
-    (folders[2] / "c__11.npy").rename(folders[2] / "c__12.npy")
+    (folders[2] / "c__bird.npy").rename(folders[2] / "c__cat.npy")
     (folders[3] / "notes.txt").write_text("not a map")
     keys = [MapFiles(dir=str(folder)).identity["maps"] for folder in folders]
     assert keys[0] == keys[3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -175,7 +176,7 @@ def test_lost_images_and_odd_names(bench, own_images, tmp_path) -> None:
         pd.testing.assert_frame_equal(ours[place], frame, check_exact=True)
     key, out = own["key"].iloc[0], tmp_path / "maps"
     assert main(["data", "export-maps", key, "--results", str(tmp_path / "kept"), "--out", str(out)]) == 0
-    assert "a%20b%2F1.png__0.npy" in {file.name for file in out.iterdir()}
+    assert "a%20b%2F1.png__house.npy" in {file.name for file in out.iterdir()}
     _, again = bench(tmp_path / "again", *run[:-1], "method=files", f"maps.dir={out}", "metric=energy,maxboxacc")
     for name in ("energy", "maxboxacc", "n_expected", "n_evaluated", "n_skipped", "n_failed"):
         assert again[name].iloc[0] == own[name].iloc[0]
@@ -268,7 +269,7 @@ def test_the_key_follows_the_maps_not_their_place(tmp_path) -> None:
     keys = []
     for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "x__0.npy", np.full((3, 3), value))
+        np.save(tmp_path / name / "x__house.npy", np.full((3, 3), value))
         keys.append(make_plan(load_config([*RUN, "method=files", f"maps.dir={tmp_path / name}"])).cells[0].key)
     assert keys[0] == keys[1] != keys[2]
 
@@ -303,9 +304,9 @@ def test_export_beside_other_maps_is_refused(stores, tmp_path, capsys) -> None:
     words = ["data", "export-maps", table["key"].iloc[0], "--results", str(kept), "--out", str(tmp_path)]
     assert main(words) == 0
     assert main(words) == 0
-    np.save(tmp_path / "other__0.npy", np.ones((2, 2)))
+    np.save(tmp_path / "other__house.npy", np.ones((2, 2)))
     assert main(words) == 2
-    assert "holds other maps already, such as other__0.npy" in capsys.readouterr().err
+    assert "holds other maps already, such as other__house.npy" in capsys.readouterr().err
 
 
 def test_the_list_of_pairs(tmp_path) -> None:
@@ -320,7 +321,7 @@ def test_the_list_of_pairs(tmp_path) -> None:
         for target in sample.targets
     ]
     assert [(row["image_id"], row["class_id"], row["class_name"]) for row in rows] == expected
-    assert all(row["file"].endswith(f"__{row['class_id']}.npy") for row in rows)
+    assert all(row["file"].endswith(f"__{quote(row['class_name'])}.npy") for row in rows)
     assert all(row["class_name"] in row["text"] for row in rows)
     assert {(row["width"], row["height"]) for row in rows} == {
         (str(dataset.sample(0).width), str(dataset.sample(0).height))

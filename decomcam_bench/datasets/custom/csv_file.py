@@ -107,8 +107,8 @@ def _read_file(file: Path, source: Source, content: Content) -> None:
         name = _field(fields, columns, "image")
         key = name or f"line {number}"
         if key not in pictures:
-            error = "" if name else f"{file}: line {number} names no image"
-            pictures[key] = Picture(key if error else name, error=error, file=str(file), folder=file.parent)
+            flaw = "" if name else f"{file}: line {number} names no image"
+            pictures[key] = Picture(key, error=flaw, file=str(file), folder=file.parent)
             pictures[key].by_stem = bool(name) and "." not in name.rpartition("/")[2]
             content.pictures.append(pictures[key])
         _add(pictures[key], number, fields, columns, separator, source, commas)

@@ -28,7 +28,14 @@ from decomcam_bench.datasets.custom.records import (
     in_pixels,
     polygons_in_pixels,
 )
-from decomcam_bench.datasets.files import FileDataset, Gathering, unique_ids
+from decomcam_bench.datasets.custom.units import (
+    PERCENT_LIMIT,
+    check_units,
+    is_relative_among_pixels,
+    largest,
+    percent_doubts,
+)
+from decomcam_bench.datasets.files import FileDataset, Gathering, inside, unique_ids
 from decomcam_bench.datasets.formats.coco_masks import CocoMask, coco_mask, pixels_mask, segmentation_box
 from decomcam_bench.datasets.images import image_size, read_image, upright, upright_size
 from decomcam_bench.datasets.masks import ImageMask, ValueMask, bounding_box, mask_size, read_labels
@@ -36,8 +43,6 @@ from decomcam_bench.datasets.text import check_encoding
 
 FORMATS = ("auto", *READERS)
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
-#: A file whose largest coordinate is below these is suspected of relative and of percent coordinates.
-RELATIVE_LIMIT, PERCENT_LIMIT = 1.0, 100.0
 
 
 @dataclass
@@ -102,7 +107,7 @@ class Custom(FileDataset):
         self._classes = self._make_classes(list(wanted.values()) if isinstance(wanted, Mapping) else wanted)
         self._class_of = {key: number for number, key in enumerate(self._classes)}
         self._finder = ImageFinder(self._image_folders(source))
-        self._check_units()
+        check_units(self._file, self._pictures, self.box_units)
 
     def _check_options(self) -> None:
         check_choice("dataset.use", self.use, ("box", "mask"))
@@ -161,16 +166,20 @@ class Custom(FileDataset):
             DataError: if there is none.
         """
         used = {(row.name, row.free) for one in self._pictures for row in one.rows if row.name and not row.error}
+        free = {name for name, is_free in used if is_free}
+        self._refuse_both(free & (set(wanted or ()) | {name for name, is_free in used if not is_free}))
         if wanted is not None:
-            left_out = sorted({name for name, free in used if not free} - set(wanted))
+            left_out = sorted({name for name, is_free in used if not is_free} - set(wanted))
             if left_out:
+                shown = ", ".join(left_out[:8])
                 self._remarks.append(
-                    f"dataset.classes leaves out {len(left_out)} classes of {self._file}: {', '.join(left_out[:8])}"
+                    f"{self._file}: dataset.classes leaves out {len(left_out)} of its classes: {shown}"
                 )
             return [*((name, False) for name in wanted), *sorted(key for key in used if key[1])]
         found = used | {(name, False) for name in self._content.names if name}
         if not found:
-            raise DataError(f"{self._file}: no class and no text in it")
+            error = next((f"{row.label}: {row.error}" for one in self._pictures for row in one.rows if row.error), "")
+            raise DataError(f"{self._file}: no class and no text in it" + (f" ({error})" if error else ""))
         unused = sorted({name for name, free in found - used if not free})
         if unused and used and not self._content.values:
             self._remarks.append(
@@ -178,6 +187,13 @@ class Custom(FileDataset):
                 f"same: {', '.join(unused[:8])}; dataset.classes=[...] names the texts otherwise"
             )
         return sorted(found)
+
+    def _refuse_both(self, names: set[str]) -> None:
+        """Refuse texts that are a class as well: maps in files are named by the text."""
+        if names:
+            raise DataError(
+                f"{self._file}: '{min(names)}' is a class in one row and a free text in another; write it as one"
+            )
 
     @property
     def region(self) -> str:  # type: ignore[override]
@@ -312,11 +328,8 @@ class Custom(FileDataset):
         """
         units = row.units or self.box_units or "pixels"
         box = None if row.box is None else in_pixels(row.box, units, gathering.width, gathering.height)
-        if box is not None and not row.units and self._is_relative_among_pixels(row):
-            raise ValueError(
-                f"the box ({', '.join(f'{value:g}' for value in box)}) lies in 0..1, and other boxes of the file are in "
-                "pixels; write it in pixels, or set dataset.box_units"
-            )
+        if self.box_units is None and is_relative_among_pixels(row, self._reach):
+            raise ValueError("its box lies in 0..1, and other boxes of the file are in pixels; write one kind of units")
         try:
             mask = self._mask(row, units, gathering.width, gathering.height, index)
         except (ValueError, OSError) as error:
@@ -384,61 +397,16 @@ class Custom(FileDataset):
                 )  # fmt: skip
 
     @cached_property
-    def _largest(self) -> float:
-        """Largest coordinate of all boxes whose units nobody stated, or minus infinity."""
-        boxes = [row.box for one in self._pictures for row in one.rows if row.box and not row.units and not row.error]
-        return float(np.max(np.abs(boxes))) if boxes else float("-inf")
-
-    def _is_relative_among_pixels(self, row: Row) -> bool:
-        if self.box_units is not None or row.box is None or self._largest <= RELATIVE_LIMIT:
-            return False
-        return max(row.box) <= RELATIVE_LIMIT and any(value % 1 for value in row.box)
-
-    def _check_units(self) -> None:
-        """Refuse a file whose boxes cannot be pixels.
-
-        Raises:
-            DataError: if all coordinates are at most 1 and nobody said that they are pixels.
-        """
-        stated = self._pixel_boxes()
-        largest = max(self._largest, stated) if stated > float("-inf") else self._largest
-        if self.box_units is None and 0 <= largest <= RELATIVE_LIMIT:
-            raise DataError(
-                f"{self._file}: all boxes lie in 0..1, so they are no pixels; set dataset.box_units=relative (or pixels, "
-                "if they are)"
-            )
-        if (
-            self.box_units not in (None, "pixels")
-            and self._largest > (100.0 if self.box_units == "percent" else 1.0) * 1.5
-        ):
-            raise DataError(
-                f"{self._file}: dataset.box_units={self.box_units}, but a box reaches {self._largest:g}; name the units "
-                "that the file is in"
-            )
-
-    def _pixel_boxes(self) -> float:
-        """Largest coordinate of boxes that their format defines in pixels, or minus infinity."""
-        boxes = [
-            row.box for one in self._pictures for row in one.rows if row.box and row.units == "pixels" and not row.error
-        ]
-        return float(np.max(np.abs(boxes))) if boxes else float("-inf")
+    def _reach(self) -> float:
+        return largest(self._pictures, ("", "pixels"))
 
     @cached_property
-    def doubts(self) -> Sequence[str]:
-        """What makes the numbers doubtful though everything can be read: units that may be others."""
+    def doubts(self) -> Sequence[str]:  # type: ignore[override]
+        """Units that may be others than pixels, without anybody having said so."""
         if self.box_units is not None or self.kind not in ("csv", "coco"):
             return ()
-        largest = max(self._largest, self._pixel_boxes())
-        if not RELATIVE_LIMIT < largest <= PERCENT_LIMIT:
-            return ()
-        least = PERCENT_LIMIT if self.kind == "csv" else 2 * PERCENT_LIMIT
-        sizes = [self.sample(i) for i, one in enumerate(self._pictures) if any(row.box for row in one.rows)]
-        if not sizes or any(max(one.width, one.height) <= least for one in sizes if one.width):
-            return ()
-        return (
-            f"{self._file}: no box reaches beyond 100 in images that are larger, as with boxes in per cent; set "
-            "dataset.box_units=percent, or pixels if they are",
-        )
+        least = PERCENT_LIMIT if self.kind == "csv" else 2 * PERCENT_LIMIT  # COCO's form defines pixels
+        return percent_doubts(self._file, self._pictures, self.sample, least)
 
 
 def _distinct(rows: Sequence[Row], gathering: Gathering) -> list[Row]:
@@ -464,8 +432,6 @@ def _inside(folders: Mapping[Path, None], name: str) -> Path:
     Raises:
         ValueError: for a name that leads out of them.
     """
-    from decomcam_bench.datasets.files import inside
-
     clean = name.replace("\\", "/")
     places = [inside(folder, clean) for folder in folders]
     return next((place for place in places if place.is_file()), places[0])

@@ -50,7 +50,7 @@ def looks_like_datumaro(content: Any) -> bool:
 def _picture(file: Path, number: int, item: Any, names: list[str], prefix: str) -> Picture:
     if not isinstance(item, dict) or not isinstance(item.get("id"), str):
         return Picture(f"item {number}", error=f"{file}: item {number} has no id", file=str(file))
-    image = item.get("image") if isinstance(item.get("image"), dict) else {}
+    image: dict[str, Any] = item["image"] if isinstance(item.get("image"), dict) else {}
     path, size = image.get("path"), image.get("size")
     picture = Picture(str(path or item["id"]), prefix + item["id"], file=str(file), by_stem=not path)
     picture.folder = file.parent.parent / "images" / file.stem

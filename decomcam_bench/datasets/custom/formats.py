@@ -14,7 +14,7 @@ from decomcam_bench.datasets.custom.cvat_xml import read_cvat
 from decomcam_bench.datasets.custom.datumaro_json import looks_like_datumaro, read_datumaro
 from decomcam_bench.datasets.custom.label_studio import looks_like_label_studio, read_label_studio
 from decomcam_bench.datasets.custom.labelme import looks_like_labelme, read_labelme
-from decomcam_bench.datasets.custom.records import Content, Source
+from decomcam_bench.datasets.custom.records import Content, Source, folders_of
 from decomcam_bench.datasets.custom.semantic import read_semantic
 from decomcam_bench.datasets.custom.voc_folder import read_voc_folder
 from decomcam_bench.datasets.custom.yolo import label_files, read_yolo
@@ -168,5 +168,4 @@ def of_split(files: Sequence[Path], base: Path, split: str) -> list[Path]:
 
 
 def _names(file: Path, base: Path) -> set[str]:
-    parts = file.relative_to(base).parts[:-1] if file.is_relative_to(base) else ()
-    return {*parts, file.stem, file.stem.rpartition("_")[2]}
+    return {*folders_of(file, base), file.stem, file.stem.rpartition("_")[2]}

@@ -137,7 +137,7 @@ def _labels(region: dict[str, Any]) -> list[str]:
     value = region.get("value", region)
     if not isinstance(value, dict):
         return []
-    found = next((value[kind] for kind in _KINDS if isinstance(value.get(kind), list)), [])
+    found: list[Any] = next((value[kind] for kind in _KINDS if isinstance(value.get(kind), list)), [])
     return [str(name).strip() for name in found if str(name).strip()]
 
 
@@ -170,10 +170,10 @@ def _row(value: dict[str, Any], label: str, name: str, free: bool, size: tuple[i
             return Row(label, name, free, polygon_box([flat]), [flat], "percent")
         if "radiusX" in value:
             return _turned(value, label, name, free, size)
-        x, y, width, height = (float(value[key]) for key in ("x", "y", "width", "height"))
+        x, y, across, down = (float(value[key]) for key in ("x", "y", "width", "height"))
         if float(value.get("rotation") or 0) % 360:
             return _turned(value, label, name, free, size)
-        return Row(label, name, free, (x, y, x + width, y + height), units="percent")
+        return Row(label, name, free, (x, y, x + across, y + down), units="percent")
     except KeyError as error:
         return Row(label, name, free, error=f"a region without {error.args[0]}")
     except (TypeError, OverflowError):

@@ -101,7 +101,7 @@ def _row(shape: Any, label: str) -> Row:
         return _mask_row(label, name, shape.get("mask"), (round(low[0]), round(low[1])))
     if kind == "circle" and len(points) == 2:
         radius = float(np.hypot(*(points[1] - points[0])))
-        polygon = ellipse(*points[0].tolist(), radius, radius)
+        polygon = ellipse(float(points[0, 0]), float(points[0, 1]), radius, radius)
     elif kind in ("polygon", "oriented_rectangle") and len(points) >= 3:
         polygon = points.ravel().tolist()
     else:

@@ -137,6 +137,11 @@ class Source:
     ignored: tuple[int, ...] = ()
 
 
+def folders_of(file: Path, base: Path) -> tuple[str, ...]:
+    """Return the names of the folders between a root and a file, none if it lies elsewhere."""
+    return file.relative_to(base).parts[:-1] if file.is_relative_to(base) else ()
+
+
 def in_pixels(box: Sequence[float], units: str, width: int, height: int) -> tuple[float, ...]:
     """Convert a box (x0, y0, x1, y1) to pixels.
 

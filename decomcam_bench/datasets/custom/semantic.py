@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from decomcam_bench.core.errors import DataError
-from decomcam_bench.datasets.custom.records import Content, Picture, Source
+from decomcam_bench.datasets.custom.records import Content, Picture, Source, folders_of
 from decomcam_bench.datasets.text import read_text
 
 ENDINGS = (".png", ".tif", ".tiff", ".bmp")
@@ -30,7 +30,7 @@ def read_semantic(source: Source) -> Content:
     masked = [file for file in files if file.stem.endswith("_mask")]
     files = masked or files  # Roboflow leaves images and masks in one folder
     if source.split:
-        files = [file for file in files if source.split in file.relative_to(source.base).parts[:-1]]
+        files = [file for file in files if source.split in folders_of(file, source.base)]
     if not files:
         raise DataError(f"{folder}: no label picture ({', '.join(ENDINGS)}) in it")
     for file in files:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 from decomcam_bench.core.errors import DataError
-from decomcam_bench.datasets.custom.records import Content, Picture, Row, Source
+from decomcam_bench.datasets.custom.records import Content, Picture, Row, Source, folders_of
 from decomcam_bench.datasets.formats.voc_xml import XmlAnnotation, XmlObject, read_voc_xml
 from decomcam_bench.datasets.text import read_text
 
@@ -30,15 +31,13 @@ def read_voc_folder(source: Source) -> Content:
 
 
 def _common(files: list[Path]) -> str:
-    import os
-
     return os.path.commonpath([str(file.parent) for file in files])
 
 
 def _of_split(source: Source) -> list[Path]:
     """Return the annotations of a split: those in a folder of its name, or those that a list names."""
     split = source.split or ""
-    inside = [file for file in source.files if split in file.relative_to(source.base).parts[:-1]]
+    inside = [file for file in source.files if split in folders_of(file, source.base)]
     if inside:
         return inside
     lists = sorted(source.base.glob(f"**/ImageSets/*/{split}.txt"))
@@ -77,12 +76,11 @@ def _picture(file: Path, common: Path, source: Source) -> Picture:
 
 def _images_of(file: Path) -> Path:
     """Return the folder of the images that belong to an annotation."""
-    for above in (file.parent.parent, file.parent.parent.parent):
-        for name in IMAGE_FOLDERS:
-            if file.parent.name.lower() in ("annotations", "xml", "xmls", "labels") or above != file.parent.parent:
-                if (above / name).is_dir():
-                    return above / name
-    return file.parent
+    parents = file.parents
+    named = parents[0].name.lower() in ("annotations", "xml", "xmls", "labels")
+    above = [*(parents[1:2] if named else []), *parents[2:3]]
+    places = [folder / name for folder in above for name in IMAGE_FOLDERS]
+    return next((place for place in places if place.is_dir()), file.parent)
 
 
 def first_pixel(annotation: XmlAnnotation, origin: int | None) -> int:

@@ -80,9 +80,14 @@ def test_csv_problems(tmp_path: Path) -> None:
     dataset = Custom(root=str(root))
     assert len(dataset) == 4
     sample = dataset.sample(0)
-    assert [t.class_name for t in sample.targets] == ["sound"]
-    reasons = {problem.class_name: problem.reason for problem in sample.lost}
-    assert len(sample.lost) == 10
+    assert [t.class_name for t in sample.targets] == ["a secret", "no mask", "sound", "wrong size"]
+    reasons = {problem.class_name: problem.reason for problem in sample.problems}
+    assert {problem.class_name for problem in sample.problems} - {problem.class_name for problem in sample.lost} == {
+        "a secret",
+        "no mask",
+        "wrong size",
+    }
+    assert len(sample.lost) == 7
     for name, word in (
         ("no area", "line 3: box (5, 5, 5, 9) has no area"),
         ("outside", "outside the image"),
@@ -122,10 +127,15 @@ def test_csv_may_lie_elsewhere(tmp_path: Path) -> None:
         ("image,x0\n", "needs the columns"),
         ("", "needs the columns"),
         ("image,class\na.png,dog\n", "needs the columns .*it has image, class$"),
-        ("image,class,xmin,ymin,xmax,ymax\na.png,dog,1,2,3,4\n", "needs the columns .*it has image, class, xmin"),
+        ("image,class,xmin,ymin,xmax\na.png,dog,1,2,3\n", "needs the columns .*it has image, class, xmin"),
+        (
+            "image,class,bbox\na.png,dog,1 2 3 4\n",
+            "the column bbox may hold corners or sizes; set dataset.box_format=xyxy",
+        ),
         ("image,class,x0,y0,x1\na.png,dog,1,2,3\n", "needs the columns"),
         ("image,class,class,x0,y0,x1,y1\na.png,dog,cat,1,2,3,4\n", "each once"),
-        ("image;class;x0;y0;x1;y1\na.png;dog;1;2;3;4\n", "parted by commas"),
+        ("image/class/x0/y0/x1/y1\na.png/dog/1/2/3/4\n", "needs the columns"),
+        ("image,class,x0,y0,x1,y1\na.png,dog,big,1,2,3,4\n", r"\(line 2: more fields than columns"),
         ("image,class,x0,y0,x1,y1\na.png,,1,2,3,4\n", "no class and no text in it"),
     ],
 )
