@@ -111,6 +111,13 @@ def _coco(year: int, images: int, checksum: str, annotations: str, megabytes: in
     )
 
 
+def _imagenette(size: str, megabytes: int, checksum: str, disk: int) -> Variant:
+    """A size of Imagenette; addresses and checksums are those of torchvision's ``Imagenette``."""
+    name = "imagenette2.tgz" if size == "full" else f"imagenette2-{size.removesuffix('px')}.tgz"
+    archive = Archive(f"https://s3.amazonaws.com/fast-ai-imageclas/{name}", megabytes, f"md5:{checksum}")
+    return Variant({"size": size, "split": "boxed"}, (archive,), 500, disk, 813)
+
+
 def _v2(variant: str, boxes: int | None = None) -> Variant:
     archive = Archive(f"{_V2}/imagenetv2-{variant}.tar.gz", 1200)
     return Variant({"variant": variant}, (archive, *(_wsol("val") if boxes else ())), 10_000, 1300, boxes)
@@ -143,6 +150,16 @@ CATALOGUE: dict[str, Entry] = {
         {
             "2017": _coco(2017, 5000, "442b8da7639aecaf257c1dceb8ba8c80", "f4bbac642086de4f52a3fdda2de5fa2c", 778),
             "2014": _coco(2014, 40_504, "a3d79f5ed8d289b7a7554ce06a5782b3", "0a379cfc70b0e71301e0f377548639bd", 6340),
+        },
+    ),
+    "imagenette": Entry(
+        "Imagenette: ten classes of ImageNet, of which 500 photographs have boxes",
+        "images under ImageNet's terms; boxes MIT",
+        "Howard, Imagenette, https://github.com/fastai/imagenette; boxes: Choe et al., CVPR 2020",
+        {
+            "160px": _imagenette("160px", 94, "e793b78cc4c9e9a4ccc0c1155377a412", 120),
+            "320px": _imagenette("320px", 326, "3df6f0d01a2c9592104656642f5e78a3", 360),
+            "full": _imagenette("full", 1557, "fe2fc210e6bb7c5664d602c3cd71e612", 1600),
         },
     ),
     "imagenet": Entry(
