@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_results
 
 _EXAMPLES = """\
   decomcam-bench baseline update --baseline results/baselines/toybox.json --results results/gate
@@ -16,7 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = add_command(subparsers, "baseline", "write a baseline for the regression gate", _EXAMPLES)
     parser.add_argument("action", choices=("update",))
     parser.add_argument("--baseline", required=True, metavar="FILE", help="the file to write")
-    parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    add_results(parser)
     parser.add_argument("--key", action="append", metavar="KEY", help="only this cell; repeatable (default: all)")
     parser.add_argument("--no-images", action="store_true", help="leave the values of single images out")
     parser.set_defaults(execute=execute)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_results
 
 _EXAMPLES = """\
   decomcam-bench check --baseline results/baselines/toybox.json --results results/gate
@@ -20,7 +20,7 @@ mend. Tolerances: configs/gate/default.yaml.
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "check", "compare a results store with a baseline", _EXAMPLES)
     parser.add_argument("--baseline", required=True, metavar="FILE", help="made by `decomcam-bench baseline update`")
-    parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    add_results(parser)
     parser.add_argument(
         "--tolerances", default="default", metavar="NAME|FILE", help="a choice of configs/gate, or a YAML file"
     )

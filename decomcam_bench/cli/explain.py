@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_overrides
 
 if TYPE_CHECKING:
     from decomcam_bench.explainer.explain import Explained
@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = add_command(subparsers, "explain", "draw the maps of one picture and texts of your own", _EXAMPLES)
     parser.add_argument("image", metavar="IMAGE", help="a picture file")
     parser.add_argument("--text", action="append", required=True, metavar="TEXT", help="what to look for; repeatable")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides; comma lists sweep")
+    add_overrides(parser, "Hydra overrides, or @FILE that lists some; comma lists sweep")
     parser.add_argument(
         "--out", "--output", metavar="FILE", help="figure to write: .png, .svg or .pdf (default: IMAGE_explained.png)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_overrides, add_results
 
 _EXAMPLES = """\
   decomcam-bench report
@@ -16,10 +16,8 @@ _EXAMPLES = """\
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "report", "write a self-contained HTML report of a results store", _EXAMPLES)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for the pictures: where data lie, which device"
-    )
-    parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    add_overrides(parser, "for the pictures: where data lie, which device")
+    add_results(parser)
     parser.add_argument("--out", metavar="FILE", help="the file (default: RESULTS/report.html)")
     parser.add_argument("--no-gallery", action="store_true", help="no pictures")
     parser.add_argument("--resamples", type=int, default=2_000, metavar="N", help="of the intervals")

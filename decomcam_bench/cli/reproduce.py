@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_overrides
 
 _EXAMPLES = """\
   decomcam-bench reproduce                                  the names of the experiments
@@ -21,7 +21,7 @@ was stopped continues. Overrides come last and win.
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "reproduce", "run a named experiment and write its table and figure", _EXAMPLES)
     parser.add_argument("name", nargs="?", metavar="NAME", help="one of configs/experiment; without it they are listed")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of `decomcam-bench run`")
+    add_overrides(parser, "as of `decomcam-bench run`")
     parser.add_argument("--require-all", action="store_true", help="a missing data set is an error")
     parser.add_argument("--out", metavar="DIR", help="folder of table and figure (default: RESULTS/experiments/NAME)")
     parser.add_argument("--resamples", type=int, default=2_000, metavar="N", help="of the intervals")

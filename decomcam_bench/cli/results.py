@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_results
 
 _EXAMPLES = """\
   decomcam-bench results list
@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = add_command(subparsers, "results", "find, inspect, compare, clean and export results", _EXAMPLES)
     parser.add_argument("action", choices=("list", "show", "compare", "gc", "export"))
     parser.add_argument("keys", nargs="*", metavar="KEY", help="of cells: one to show, two to compare, any to export")
-    parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    add_results(parser)
     parser.add_argument("--metric", metavar="NAME", help="compare, export: only this metric")
     parser.add_argument("--images", type=int, default=10, metavar="N", help="compare: images to show (default: 10)")
     parser.add_argument("--dry-run", action="store_true", help="gc: remove nothing")

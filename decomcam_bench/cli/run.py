@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_overrides
 
 #: Reasons of failure that are printed; a damaged data set may have thousands.
 REASONS_SHOWN = 10
@@ -33,7 +33,7 @@ Comma lists sweep. A run that was stopped continues where it ended; a finished o
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "run", "evaluate methods on a data set and print the table", _EXAMPLES)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides; comma lists sweep")
+    add_overrides(parser, "Hydra overrides, or @FILE that lists some; comma lists sweep")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted for Hydra's sake; sweeps need no flag")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and compute nothing")
     parser.add_argument("--format", choices=("md", "csv", "json"), default="md", help="format of the table")

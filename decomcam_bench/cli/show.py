@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_overrides
 
 _EXAMPLES = """\
   decomcam-bench show
@@ -14,7 +14,7 @@ _EXAMPLES = """\
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "show", "print the resolved configuration as YAML", _EXAMPLES)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of `run`")
+    add_overrides(parser, "as of `run`")
     parser.set_defaults(execute=execute)
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ _EXAMPLES = """\
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "table", "print the table of a results store", _EXAMPLES)
-    parser.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    add_results(parser)
     parser.add_argument("--format", choices=("md", "csv", "json", "latex", "html"), default="md")
     parser.add_argument("--details", action="store_true", help="secondary numbers and each metric's own counts")
     add_shape(parser)

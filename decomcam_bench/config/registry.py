@@ -7,6 +7,7 @@ neither torch nor Hydra.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -18,13 +19,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from decomcam_bench.config.sources import Source, from_outside
 from decomcam_bench.core.errors import ConfigError, unknown
 from decomcam_bench.core.fingerprint import PACKAGE, reached, source_digest, source_root
 
 #: Keys of a YAML that describe the choice and are no parameter of its class.
 DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics")
+#: Groups whose choices are classes.
+RUNNABLE = ("dataset", "model", "method", "metric")
 
 
 def config_folder() -> Path:
@@ -41,23 +43,38 @@ def names(group: str) -> list[str]:
     >>> "decomcam" in names("method")
     True
     """
-    return sorted(file.stem for file in (config_folder() / group).glob("*.yaml") if not file.stem.startswith("_"))
+    return sorted(_sources(group))
+
+
+def shipped(group: str) -> list[str]:
+    """Return the names of the package's own choices of a group, sorted."""
+    return sorted(_shipped(group))
 
 
 @cache
-def _read(file: Path) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+def _shipped(group: str) -> dict[str, Source]:
+    files = (config_folder() / group).glob("*.yaml")
+    return {file.stem: Source(file) for file in files if not file.stem.startswith("_")}
+
+
+def _sources(group: str) -> dict[str, Source]:
+    own = _shipped(group)
+    return {**own, **from_outside(group, own)}
 
 
 def read(group: str, name: str) -> dict[str, Any]:
-    """The YAML of a choice.
+    """Return the configuration of a choice: of its YAML, or of a class named as ``module:Class``.
 
     Raises:
-        ConfigError: for a name that is not there.
+        ConfigError: for a name that is not there, or a file that cannot be read.
     """
-    if name not in names(group):
-        raise ConfigError(unknown(group, name, names(group)))
-    return dict(_read(config_folder() / group / f"{name}.yaml"))
+    sources = _sources(group)
+    if name in sources:
+        return copy.deepcopy(sources[name].read(name))
+    module, colon, class_name = name.partition(":")
+    if colon and module and class_name and group in RUNNABLE:
+        return {"name": class_name, "impl": name, "description": f"the class {name}"}
+    raise ConfigError(unknown(group, name, sources))
 
 
 def implementation(group: str, path: str) -> type:

@@ -7,23 +7,22 @@ Comma lists sweep. This module composes and checks; it opens no data and loads n
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from decomcam_bench.config import registry
-from decomcam_bench.config.overrides import GROUPS, quoted, read_overrides
-from decomcam_bench.core.errors import ConfigError, did_you_mean, unknown
+from decomcam_bench.config.chosen import Options
+from decomcam_bench.config.command_file import read_blocks
+from decomcam_bench.config.overrides import GROUPS, quoted
+from decomcam_bench.core.errors import ConfigError, unknown
 from decomcam_bench.core.validation import check_choice
 
 #: Methods that know nothing of the model, and the annotated region itself: floor and ceiling.
@@ -117,55 +116,76 @@ class RunConfig:
 
 
 def load_config(overrides: Sequence[str] = ()) -> RunConfig:
-    """Composes a run from Hydra overrides.
+    """Compose a run from overrides.
+
+    Args:
+        overrides: ``key=value`` as on the command line, and ``@FILE`` for those that a file lists.
 
     Raises:
         ConfigError: for anything that is not known, of the wrong type, or out of range.
     """
-    values = read_overrides(overrides)
-    plain = {key: choices for key, choices in values.items() if key.partition(".")[0] not in GROUPS}
-    names = [field.name for field in fields(RunKeys)]
-    for key, choices in plain.items():
-        if key not in names:
-            raise ConfigError(unknown("key", key, (*GROUPS, *names)))
-        if key not in SWEPT_KEYS and len(choices) > 1:
-            raise ConfigError(f"{key}={','.join(map(str, choices))}: this key takes one value a run")
-    key_sets = [_run_keys(combination) for combination in _product(plain)]
+    blocks = [_compose(values) for values in read_blocks(overrides)]
+    return RunConfig(
+        tuple(setting for settings, _ in blocks for setting in settings),
+        tuple(chosen for _, metrics in blocks for chosen in metrics),
+        blocks[0][0][0].keys,
+        tuple(overrides),
+    )
 
-    options = {group: {k: v for k, v in values.items() if k.startswith(f"{group}.")} for group in GROUPS}
-    reached: set[str] = set()
-    datasets = _variants("dataset", _choices(values, "dataset", ["toybox"]), options["dataset"], reached)
+
+def _compose(values: Mapping[str, list[Any]]) -> tuple[list[Setting], list[tuple[MetricChoice, ...]]]:
+    """Return the settings that values by key ask for, each with its metrics."""
+    key_sets = _key_sets(values)
+    options = Options(values)
     settings: list[Setting] = []
     metrics: list[tuple[MetricChoice, ...]] = []
-    methods = _variants("method", _methods(values), options["method"], reached)
-    if key_sets[0].controls:
+    datasets = options.variants("dataset", _words(values, "dataset", [_base()["dataset"]]))
+    methods = options.variants("method", _words(values, "method", [_base()["method"]]))
+    controls = key_sets[0].controls
+    if controls:
         asked = {method["name"] for method, _ in methods}
-        methods += _variants("method", [name for name in CONTROLS if name not in asked], {}, reached)
+        methods += options.variants("method", [name for name in CONTROLS if name not in asked], preset=False)
     for dataset, dataset_changed in datasets:
-        model_names = _choices(values, "model", [dataset.get("default_model") or "toyclip"])
-        model_options = dict(options["model"])
-        model_names, model_options = _architectures(model_names, model_options)
-        models = _variants("model", model_names, model_options, reached)
-        metric_names = _choices(values, "metric", dataset.get("metrics") or ["pointing", "energy"])
-        chosen = tuple(
-            MetricChoice(config, changed, "metric" in values)
-            for config, changed in _variants("metric", metric_names, options["metric"], reached)
-        )
+        models = options.variants("model", _words(values, "model", [_default_model(dataset)]))
+        names = _words(values, "metric", dataset.get("metrics") or ["pointing", "energy"])
+        chosen = tuple(MetricChoice(*variant, "metric" in values) for variant in options.variants("metric", names))
         evaluated = list(itertools.product(models, methods))
-        if key_sets[0].controls:
+        if controls:
             twins = {json.dumps(twin, sort_keys=True): (twin, changed) for twin, changed in map(untrained_twin, models)}
             evaluated += itertools.product(twins.values(), methods[:1])
         for ((model, model_changed), (method, method_changed)), keys in itertools.product(evaluated, key_sets):
             changed = {"dataset": dataset_changed, "model": model_changed, "method": method_changed}
             settings.append(Setting(dataset, model, method, keys, changed))
             metrics.append(chosen)
-    for group in GROUPS:
-        for key in options[group]:
-            if key not in reached:
-                default = map(str, values.get(f"{group}.impl", ["the default"]))
-                chosen_names = ", ".join(_choices(values, group, [*default]))
-                raise ConfigError(_no_such_option(group, key, chosen_names, values))
-    return RunConfig(tuple(settings), tuple(metrics), key_sets[0], tuple(overrides))
+    options.check()
+    return settings, metrics
+
+
+def _key_sets(values: Mapping[str, list[Any]]) -> list[RunKeys]:
+    """Return one set of plain keys for each combination of their values."""
+    plain = {key: choices for key, choices in values.items() if key not in GROUPS and "." not in key}
+    names = [field.name for field in fields(RunKeys)]
+    for key, choices in values.items():
+        if key in plain and key not in names:
+            raise ConfigError(unknown("key", key, (*GROUPS, *names)))
+        if "." not in key and any(isinstance(value, list | dict) for value in choices):
+            shown = ",".join(map(str, choices[0])) if isinstance(choices[0], list) else "VALUE"
+            raise ConfigError(f"{key}={choices[0]}: takes no brackets; write {key}={shown}")
+        if key in plain and key not in SWEPT_KEYS and len(choices) > 1:
+            raise ConfigError(f"{key}={','.join(map(str, choices))}: this key takes one value per run")
+    combinations = itertools.product(*plain.values())
+    return [_run_keys(dict(zip(plain, combination, strict=True))) for combination in combinations]
+
+
+def _words(values: Mapping[str, Sequence[Any]], group: str, default: Sequence[str]) -> list[str]:
+    """Return the names of the chosen of a group; a class alone, ``method.impl=module:Class``, is one too."""
+    found = values.get(group) or values.get(f"{group}.impl") or default
+    return [str(word) for word in found]
+
+
+def _default_model(dataset: Mapping[str, Any]) -> str:
+    """Return the model of a data set that names none: the embedded one draws, all others photograph."""
+    return str(dataset.get("default_model") or ("toyclip" if dataset["name"] == "toybox" else "rn50"))
 
 
 def with_results(overrides: Sequence[str], results: str | Path | None) -> tuple[str, ...]:
@@ -206,13 +226,9 @@ def resolved(config: RunConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(cells if len(cells) > 1 else cells[0]))
 
 
-def _product(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
-
-
 def _run_keys(values: Mapping[str, Any]) -> RunKeys:
     """Checks types against :class:`RunKeys` on top of ``configs/config.yaml``."""
-    base = {name: value for name, value in _compose({}).items() if name not in GROUPS}
+    base = {name: value for name, value in _base().items() if name not in GROUPS}
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunKeys), base, dict(values))
         return RunKeys(**OmegaConf.to_container(merged))  # type: ignore[arg-type]
@@ -221,93 +237,7 @@ def _run_keys(values: Mapping[str, Any]) -> RunKeys:
         raise ConfigError(f"{key}={values.get(key)}: {str(error).splitlines()[0]}") from error
 
 
-def _choices(values: Mapping[str, Sequence[Any]], group: str, default: Sequence[str]) -> list[str]:
-    return [str(value) for value in values.get(group, default)]
-
-
-def _methods(values: Mapping[str, Sequence[Any]]) -> list[str]:
-    return _choices(values, "method", ["custom" if "method.impl" in values else "decomcam"])
-
-
-def _architectures(names: Sequence[str], options: dict[str, list[Any]]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Lets ``model=ViT-B-16`` name an open_clip architecture without a YAML of its own."""
-    known = registry.names("model")
-    if all(name in known for name in names):
-        return list(names), options
-    import open_clip
-
-    architectures = open_clip.list_models()
-    for name in names:
-        if name not in known and name not in architectures:
-            near = did_you_mean(name, [*known, *architectures])
-            raise ConfigError(
-                f"unknown model '{name}'{near}; valid: {', '.join(known)}, or an architecture of open_clip "
-                f"(`decomcam-bench list models` names them)"
-            )
-    if len(names) == 1:
-        return ["openclip"], {"model.arch": [names[0]], **options}
-    raise ConfigError("model: to sweep over open_clip architectures write model=openclip model.arch=A,B")
-
-
-def _compose(choices: Mapping[str, str]) -> dict[str, Any]:
-    """Hydra's composition of ``config.yaml`` with choices of groups."""
-    return copy.deepcopy(_composed(tuple(choices.items())))
-
-
 @cache
-def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    try:
-        with initialize_config_dir(config_dir=str(registry.config_folder()), version_base="1.3"):
-            config = compose("config", overrides=[f"{group}={name}" for group, name in choices])
-        return {str(key): value for key, value in dict(OmegaConf.to_container(config)).items()}  # type: ignore[arg-type]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"configs: {str(error).splitlines()[0]}") from error
-
-
-def _variants(
-    group: str, names: Iterable[str], options: Mapping[str, Sequence[Any]], reached: set[str]
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every chosen name with every combination of the options that it has, and what was changed."""
-    variants = []
-    for name in names:
-        if name not in registry.names(group):
-            raise ConfigError(unknown(group, name, registry.names(group)))
-        base = _compose({group: name})[group]
-        own = {key: choices for key, choices in options.items() if _has_option(group, base, options, key)}
-        reached.update(own)
-        for combination in _product(own):
-            named = {key.partition(".")[2]: value for key, value in combination.items()}
-            config = {**base, **named}
-            # An option that is set to what it was has changed nothing: equal cells have equal labels.
-            changed = {key: value for key, value in named.items() if key not in base or base[key] != value}
-            if config.get("impl") == "???":
-                raise ConfigError(f"{group}={name} needs {group}.impl=package.module:Class")
-            if name == "custom" and group == "method":
-                config["name"] = str(config["impl"]).rpartition(":")[2]
-            if group == "dataset":
-                registry.options(group, config)
-            else:
-                registry.build(group, config)
-            variants.append((config, changed))
-    return variants
-
-
-def _has_option(group: str, base: Mapping[str, Any], options: Mapping[str, Sequence[Any]], key: str) -> bool:
-    name = key.partition(".")[2]
-    if name in base:
-        return name not in registry.DESCRIPTIVE or name == "impl"
-    path = options.get(f"{group}.impl", [base.get("impl")])[0]
-    names = [field.name for field in fields(registry.implementation(group, str(path)))]
-    return name in names and name not in registry.DESCRIPTIVE
-
-
-def _no_such_option(group: str, key: str, chosen: str, values: Mapping[str, Sequence[Any]]) -> str:
-    name = key.partition(".")[2]
-    valid: list[str] = []
-    own_code = f"{group}.impl" in values
-    for choice in _choices(values, group, ["custom"] if own_code else registry.names(group)):
-        config = registry.read(group, choice) if choice in registry.names(group) else {}
-        impl = str(values.get(f"{group}.impl", [config.get("impl", "")])[0])
-        own = [f.name for f in fields(registry.implementation(group, impl))] if ":" in impl else []
-        valid += [option for option in (*config, *own) if option not in valid and option not in registry.DESCRIPTIVE]
-    return f"{key}: {chosen} has no option '{name}'{did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+def _base() -> dict[str, Any]:
+    """Return ``configs/config.yaml``: default choices and plain keys."""
+    return {str(key): value for key, value in dict(OmegaConf.load(registry.config_folder() / "config.yaml")).items()}  # type: ignore[arg-type]
