@@ -17,6 +17,7 @@ from decomcam_bench.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from decomcam_bench.api import dry_run as dry_run
+    from decomcam_bench.api import estimate as estimate
     from decomcam_bench.api import export_maps as export_maps
     from decomcam_bench.api import export_pairs as export_pairs
     from decomcam_bench.api import run as run
@@ -44,6 +45,7 @@ _HOMES = {
     "compare_cells": "tables.upkeep",
     "describe_cell": "tables.upkeep",
     "dry_run": "api",
+    "estimate": "api",
     "explain": "explainer.explain",
     "export": "tables.upkeep",
     "export_maps": "api",

@@ -2,7 +2,7 @@
 
 ================================ ==============================================
 ``run``                          :func:`run`
-``run --dry-run``                :func:`dry_run`
+``run --dry-run``                :func:`dry_run`, as numbers :func:`estimate`
 ``show``                         :func:`show`
 ``table``                        :func:`~decomcam_bench.tables.tables.load_table`,
                                  :func:`~decomcam_bench.tables.tables.render`
@@ -48,6 +48,7 @@ from decomcam_bench.config.settings import load_config, resolved, with_results
 if TYPE_CHECKING:
     from decomcam_bench.datasets.acquire.verify import Report
     from decomcam_bench.engine.engine import RunResult
+    from decomcam_bench.engine.estimate import Estimate
 
 
 def run(*overrides: str, results: str | Path | None = None) -> RunResult:
@@ -68,8 +69,10 @@ def run(*overrides: str, results: str | Path | None = None) -> RunResult:
     >>> run("method=center", "metric=energy", "limit=4", "workers=0", results=folder).computed_images
     0
     """
+    from decomcam_bench.config.overrides import check_repeated
     from decomcam_bench.engine.engine import run as run_config
 
+    check_repeated(overrides)
     return run_config(load_config(with_results(overrides, results)))
 
 
@@ -79,10 +82,19 @@ def dry_run(*overrides: str, results: str | Path | None = None) -> str:
     >>> "center" in dry_run("method=center", "metric=energy", "limit=4")
     True
     """
-    from decomcam_bench.engine.estimate import describe
+    return estimate(*overrides, results=results).text()
+
+
+def estimate(*overrides: str, results: str | Path | None = None) -> Estimate:
+    """Return what a run would compute, and how long that takes, as numbers.
+
+    >>> estimate("method=center", "metric=energy", "limit=4").groups[0]["images"]
+    4
+    """
+    from decomcam_bench.engine.estimate import estimate as estimate_plan
     from decomcam_bench.engine.plan import make_plan
 
-    return describe(make_plan(load_config(with_results(overrides, results))))
+    return estimate_plan(make_plan(load_config(with_results(overrides, results))))
 
 
 def show(*overrides: str) -> str:

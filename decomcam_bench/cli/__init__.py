@@ -7,6 +7,7 @@ To add one, write the module and name it in :data:`COMMANDS`. Modules import wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import logging
@@ -133,13 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"decomcam-bench: {error}", file=sys.stderr)
         return error.exit_status
     level = logging.WARNING if common.quiet else logging.DEBUG if common.verbose else logging.INFO
-    try:
-        with console(level, common.log_file):
-            log.debug("decomcam-bench %s: %s", __version__, " ".join(arguments))
-            return _guarded(rest, common)
-    except UserError as error:  # the log file
-        print(f"decomcam-bench: {error}", file=sys.stderr)
-        return error.exit_status
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(console(level, common.log_file))
+        except UserError as error:
+            print(f"decomcam-bench: {error}", file=sys.stderr)
+            return error.exit_status
+        log.debug("decomcam-bench %s: %s", __version__, " ".join(arguments))
+        return _guarded(rest, common)
 
 
 def _guarded(arguments: list[str], common: argparse.Namespace) -> int:
@@ -238,7 +240,7 @@ def _execute(arguments: list[str], common: argparse.Namespace) -> int:
 
 def _nearest_option(parser: argparse.ArgumentParser, command: str | None, word: str) -> str:
     choices = next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), {})
-    chosen = choices.get(command) if command else parser  # type: ignore[union-attr, call-overload]
+    chosen = choices.get(command) if command else parser
     options = [name for name in (chosen or parser)._option_string_actions if name.startswith("--")]
     return did_you_mean(word.partition("=")[0], options)
 

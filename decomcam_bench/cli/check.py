@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from decomcam_bench.cli import add_command, add_results
+from decomcam_bench.cli import add_command, add_json, add_results
+
+if TYPE_CHECKING:
+    from decomcam_bench.gate.regression import Finding
 
 _EXAMPLES = """\
   decomcam-bench check --baseline results/baselines/toybox.json --results results/gate
@@ -35,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--any-code", action="store_true", help="also judge records that other code made than is installed"
     )
     parser.add_argument("--summary", metavar="FILE", help="append a Markdown summary to this file")
+    add_json(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -46,10 +52,17 @@ def execute(arguments: argparse.Namespace) -> int:
         arguments.baseline, arguments.results, arguments.tolerances, arguments.tolerance, arguments.any_code
     )
     status = exit_status(findings)
-    print(as_text(findings), end="")
+    print(_as_json(findings, status) if arguments.json else as_text(findings), end="")
     if arguments.summary:
         _append(arguments.summary, as_markdown(findings, status))
     return status
+
+
+def _as_json(findings: Sequence[Finding], status: int) -> str:
+    import json
+    from dataclasses import asdict
+
+    return json.dumps({"exit_status": status, "findings": [asdict(found) for found in findings]}, indent=2) + "\n"
 
 
 def _append(path: str, text: str) -> None:

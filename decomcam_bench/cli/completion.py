@@ -20,13 +20,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    import argcomplete
+    import argcomplete.shell_integration
 
-    print(argcomplete.shellcode(["decomcam-bench"], shell=arguments.shell), end="")
+    print(argcomplete.shell_integration.shellcode(["decomcam-bench"], shell=arguments.shell), end="")
     return 0
 
 
-def override_words(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+def override_words(prefix: str, parsed_args: argparse.Namespace, **rest: Any) -> list[str]:
     """Return the overrides that begin with ``prefix``: keys, names of choices, options, layers."""
     from dataclasses import fields
 
@@ -38,11 +38,10 @@ def override_words(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> li
     if sign:
         before, comma, _ = value.rpartition(",")
         return [f"{key}={before}{comma}{found}" for found in _values(key, given)]
-    keys = [*GROUPS, *(field.name for field in fields(RunKeys))]
-    if "." in prefix and prefix.partition(".")[0] in GROUPS:
-        group = prefix.partition(".")[0]
+    group = prefix.partition(".")[0]
+    if "." in prefix and group in GROUPS:
         return [f"{group}.{option}=" for option in _options(group, given)]
-    return [f"{name}=" for name in keys]
+    return [f"{name}=" for name in (*GROUPS, *(field.name for field in fields(RunKeys)))]
 
 
 def _values(key: str, given: list[str]) -> list[str]:

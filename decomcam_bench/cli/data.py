@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-_EXAMPLES = """examples:
+from decomcam_bench.cli import add_command, add_json, add_overrides, add_results
+
+_EXAMPLES = """\
   decomcam-bench data list
   decomcam-bench data prepare voc --variant 2007
   decomcam-bench data prepare coco --root /data/coco
@@ -21,20 +24,14 @@ _EXAMPLES = """examples:
 _ACTIONS = ("list", "verify", "prepare", "export-pairs", "export-maps")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the sub-command to the dispatcher's parser."""
-    parser = subparsers.add_parser(
-        "data",
-        help="list, check and fetch the benchmarks",
-        description="The benchmarks: what is known of them and present here, checks of a folder, and downloads.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = add_command(subparsers, "data", "list, check and fetch the benchmarks", _EXAMPLES)
     parser.set_defaults(execute=execute)
     actions = parser.add_subparsers(dest="action", metavar="|".join(_ACTIONS), required=True)
 
     listing = actions.add_parser("list", help="each benchmark: size, licence, citation, what is present")
     listing.add_argument("--format", choices=("text", "json", "names"), default="text", help="default: text")
+    add_json(listing)
 
     check = actions.add_parser("verify", help="check a folder: exit status 0 if it is sound, 1 if not")
     check.add_argument("name", help="name of the data set")
@@ -42,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
     check.add_argument("--root", help="its folder; default: looked for in the data folder")
     check.add_argument("--fast", action="store_true", help="read the headers of images only, decode nothing")
     check.add_argument("--all", action="store_true", help="show every finding, not the first ten of each kind")
+    add_json(check)
 
     fetching = actions.add_parser("prepare", help="fetch, check and unpack a benchmark, or say what to do by hand")
     fetching.add_argument("name", help="name of the data set")
@@ -52,12 +50,12 @@ def add_parser(subparsers: Any) -> None:
     fetching.add_argument("--keep-archives", action="store_true", help="keep fetched archives after unpacking")
 
     pairs = actions.add_parser("export-pairs", help="write the pairs of a run as CSV, to compute their maps elsewhere")
-    pairs.add_argument("overrides", nargs="*", metavar="key=value", help="as of `run`: dataset=..., limit=...")
+    add_overrides(pairs, "as of `run`: dataset=..., limit=...")
     pairs.add_argument("--out", metavar="FILE", required=True, help="the CSV to write")
 
     maps = actions.add_parser("export-maps", help="write the kept maps of a cell as files that method=files reads")
     maps.add_argument("cell", metavar="CELL", help="key of the cell, as in the table")
-    maps.add_argument("--results", default="results", metavar="DIR", help="root of the store (default: results)")
+    add_results(maps)
     maps.add_argument("--out", metavar="DIR", required=True, help="the folder to write")
 
 
@@ -80,7 +78,7 @@ def _list(arguments: argparse.Namespace) -> int:
         print("\n".join(CATALOGUE))
         return 0
     rows = [_describe(name) for name in CATALOGUE]
-    if arguments.format == "json":
+    if arguments.json or arguments.format == "json":
         print(json.dumps(rows, indent=2))
         return 0
     for row in rows:
@@ -156,24 +154,21 @@ def _open(name: str, options: dict[str, Any]) -> Any:
 
 
 def _parse(words: list[str]) -> dict[str, Any]:
-    """Options written as ``key=value``, values in YAML; ``dataset.`` in front is allowed."""
-    import yaml
-
+    """Return options written as ``key=value``; ``dataset.`` in front is allowed."""
+    from decomcam_bench.config.overrides import read_overrides, split_override
     from decomcam_bench.core.errors import ConfigError
 
     options = {}
     for word in words:
-        key, sign, value = word.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"'{word}': write options of the data set as key=value, such as year=2012")
         try:
-            read = yaml.safe_load(value)
-            if key.removeprefix("dataset.") == "ids" and read is not None:
-                # As texts: YAML takes 2007_000033 for a number.
-                read = yaml.load(value, Loader=yaml.BaseLoader)
-            options[key.removeprefix("dataset.")] = read
-        except yaml.YAMLError:
-            raise ConfigError(f"'{word}': the value cannot be read") from None
+            key, text = split_override(word)
+        except ConfigError as error:
+            raise ConfigError(f"'{word}': write options of the data set as key=value, such as year=2012") from error
+        name = key.removeprefix("dataset.")
+        [found] = read_overrides([f"dataset.{name}={text}"]).values()
+        if len(found) > 1:
+            raise ConfigError(f"'{word}': one data set is checked at a time; give one value")
+        options[name] = found[0]
     return options
 
 
@@ -192,6 +187,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(printable(f"{arguments.name}: {' '.join(str(error).split())}\nnot sound: cannot be opened"))
         return 1
     report = verify(dataset, variant_of(dataset), arguments.fast)
+    if arguments.json:
+        print(json.dumps({"name": arguments.name, "sound": report.sound, **asdict(report)}, indent=2))
+        return 0 if report.sound else 1
     shown = ", ".join(f"{key}={value}" for key, value in dataset.identity.items() if key != "name")
     place = f" under {dataset.base}" if hasattr(dataset, "base") else ""
     print(printable(f"{arguments.name} ({shown}){place}" if shown else f"{arguments.name}{place}"))

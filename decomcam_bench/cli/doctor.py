@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from importlib import metadata
 
 from decomcam_bench import __version__
-from decomcam_bench.cli import add_command
+from decomcam_bench.cli import add_command, add_json
 
 _EXAMPLES = "  decomcam-bench doctor\n"
 _PACKAGES = (
@@ -26,21 +27,22 @@ _PACKAGES = (
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "doctor", "check versions, device, data and weights", _EXAMPLES)
+    add_json(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    _section(
-        "versions",
-        [
-            ("decomcam-bench", __version__),
-            ("python", platform.python_version()),
-            *((name, _version(name)) for name in _PACKAGES),
-        ],
-    )
-    _section("machine", _machine())
-    _section("data sets", _datasets())
-    _section("weights", _weights())
+    versions = [
+        ("decomcam-bench", __version__),
+        ("python", platform.python_version()),
+        *((name, _version(name)) for name in _PACKAGES),
+    ]
+    sections = {"versions": versions, "machine": _machine(), "data sets": _datasets(), "weights": _weights()}
+    if arguments.json:
+        print(json.dumps({title.replace(" ", "_"): dict(rows) for title, rows in sections.items()}, indent=2))
+        return 0
+    for title, rows in sections.items():
+        _section(title, rows)
     return 0
 
 

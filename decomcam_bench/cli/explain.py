@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decomcam_bench.cli import add_command, add_overrides
+from decomcam_bench.core.console import log
 
 if TYPE_CHECKING:
     from decomcam_bench.explainer.explain import Explained
@@ -69,10 +69,10 @@ def execute(arguments: argparse.Namespace) -> int:
     config = parse(arguments.overrides)
     if not any(word.lstrip("+").startswith("model") for word in arguments.overrides):
         used = config.settings[0].model["name"]
-        print(
-            f"model={used}, the embedded default, knows drawn scenes alone; for photographs name another model, "
-            f"such as model=rn50",
-            file=sys.stderr,
+        log.info(
+            "model=%s, the embedded default, knows drawn scenes alone; for photographs name another model, "
+            "such as model=rn50",
+            used,
         )
     explained = explain_as(config, image, arguments.text)
     explained.save(out, arguments.colormap, arguments.dpi)
@@ -90,5 +90,5 @@ def _report_missing(explained: Explained) -> bool:
         for text, reason in zip(explained.texts, answer.reasons, strict=True):
             if reason:
                 missing += 1
-                print(f"no map of {answer.method} for '{text}': {reason}", file=sys.stderr)
+                log.warning("no map of %s for '%s': %s", answer.method, text, reason)
     return missing == len(explained.answers) * len(explained.texts)

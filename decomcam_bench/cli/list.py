@@ -26,7 +26,8 @@ _EXAMPLES = """\
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = add_command(subparsers, "list", "list data sets, methods, models, metrics, experiments or layers", _EXAMPLES)
+    summary = "list data sets, methods, models, metrics, experiments or layers"
+    parser = add_command(subparsers, "list", summary, _EXAMPLES)
     parser.add_argument("what", choices=(*KINDS, "layers", "architectures"))
     parser.add_argument(
         "overrides", nargs="*", metavar="NAME", help="only these, in full; for layers: model=NAME and its options"
@@ -66,7 +67,7 @@ def _print(arguments: argparse.Namespace, rows: Sequence[dict[str, str]]) -> int
     for row in lines:
         print("  ".join(row[name].ljust(widths[name]) for name in header).rstrip())
     if arguments.what == "layers" and any(row["layer"].startswith("block") for row in rows):
-        from decomcam_bench.models.towers import ViTTower
+        from decomcam_bench.models.towers.openai import ViTTower
 
         points = ", ".join(f"block0.{point}" for point in ViTTower.points[1:])
         print(f"\na block is read at its ln_1; other places: {points}")
@@ -138,7 +139,8 @@ def column_words(column: dict[str, Any]) -> str:
     """Return what is known of a column on one line: meaning, unit, direction, range."""
     better = {"higher": "higher is better", "lower": "lower is better"}.get(column["direction"], "descriptive")
     low, high = ("" if column[end] is None else f"{column[end]:g}" for end in ("low", "high"))
-    spread = f"from {low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}" if high else ""
+    ends = [f"at least {low}"] * bool(low) + [f"at most {high}"] * bool(high)
+    spread = f"from {low} to {high}" if len(ends) == 2 else "".join(ends)
     kind = "on request (--details)" if column["detail"] else ""
     return "; ".join(filter(None, [str(column.get("meaning", "")), column["unit"], better, spread, kind]))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from decomcam_bench.cli import add_command, add_overrides, add_results
+from decomcam_bench.core.console import log
 
 _EXAMPLES = """\
   decomcam-bench report
@@ -33,5 +33,5 @@ def execute(arguments: argparse.Namespace) -> int:
     path = write_report(
         arguments.results, out, *arguments.overrides, gallery=not arguments.no_gallery, resamples=arguments.resamples
     )
-    print(f"wrote {path} ({path.stat().st_size / 2**20:.1f} MiB)", file=sys.stderr)
+    log.info("wrote %s (%.1f MiB)", path, path.stat().st_size / 2**20)
     return 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from decomcam_bench.cli import add_command, add_overrides
+from decomcam_bench.core.console import log
 
 _EXAMPLES = """\
   decomcam-bench reproduce                                  the names of the experiments
@@ -46,10 +46,10 @@ def execute(arguments: argparse.Namespace) -> int:
         resamples=arguments.resamples,
     )
     for dataset, why in outcome.skipped.items():
-        print(f"skipped {dataset}: {why}", file=sys.stderr)
+        log.warning("skipped %s: %s", dataset, why)
     if not outcome.computed_images:
-        print("nothing to compute: the store has every record of this experiment", file=sys.stderr)
+        log.info("nothing to compute: the store has every record of this experiment")
     print(render(outcome.table, "md"), end="")
     for file in outcome.files:
-        print(f"wrote {file}", file=sys.stderr)
+        log.info("wrote %s", file)
     return 0

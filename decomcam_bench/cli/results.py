@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from decomcam_bench.cli import add_command, add_results
+from decomcam_bench.cli import add_command, add_json, add_results
+from decomcam_bench.core.console import log
 
 _EXAMPLES = """\
   decomcam-bench results list
@@ -25,6 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--images", type=int, default=10, metavar="N", help="compare: images to show (default: 10)")
     parser.add_argument("--dry-run", action="store_true", help="gc: remove nothing")
     parser.add_argument("--out", metavar="FILE", help="export: a .csv or .parquet file")
+    add_json(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -45,7 +46,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         from decomcam_bench.tables.tables import render
 
-        print(render(housekeeping.list_results(arguments.results), "md"), end="")
+        table = housekeeping.list_results(arguments.results)
+        print(table.to_json(orient="records", indent=2) + "\n" if arguments.json else render(table, "md"), end="")
         _warn(arguments)
     elif arguments.action == "show":
         import json
@@ -69,7 +71,7 @@ def _warn(arguments: argparse.Namespace) -> None:
 
     keys = [find_cell(arguments.results, key).key for key in arguments.keys] or None
     for line in unfinished(arguments.results, keys):
-        print(line, file=sys.stderr)
+        log.warning(line)
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,8 @@ from decomcam_bench.cli import add_command, add_overrides
 
 _EXAMPLES = """\
   decomcam-bench show
-  decomcam-bench show dataset=voc method=decomcam,gradcam
+  decomcam-bench show dataset=voc method=decomcam,gradcam > week.yaml
+  decomcam-bench run @week.yaml limit=20      what was printed, as overrides
 """
 
 

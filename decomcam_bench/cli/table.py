@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from decomcam_bench.cli import add_command, add_results
+from decomcam_bench.core.console import log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def execute(arguments: argparse.Namespace) -> int:
     table = shaped(arguments)
     print(render(table, arguments.format, arguments.results), end="")
     for line in unfinished(arguments.results):
-        print(line, file=sys.stderr)
+        log.warning(line)
     return 0
 
 
@@ -90,7 +90,7 @@ def shaped(arguments: argparse.Namespace) -> pd.DataFrame:
         arguments.reference,
         arguments.resamples,
         arguments.seed,
-        lambda line: print(line, file=sys.stderr),
+        log.warning,
     )
     if arguments.sort:
         table = layout.sort(table, arguments.sort)

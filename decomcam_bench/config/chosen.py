@@ -70,7 +70,7 @@ def _defaults(found: type) -> dict[str, Any]:
     descriptive = {name: getattr(found, name) for name in ("default_model", "metrics") if hasattr(found, name)}
     plain = {
         f.name: f.default
-        for f in fields(found)  # type: ignore[arg-type]
+        for f in fields(found)
         if f.init and f.default is not MISSING and f.name not in registry.DESCRIPTIVE
     }
     return {**descriptive, **plain}

@@ -197,6 +197,8 @@ def check_repeated(words: Iterable[str]) -> None:
     """
     seen: dict[str, str] = {}
     for word in words:
+        if word.startswith("@"):
+            continue
         key, text = split_override(word)
         if seen.setdefault(key, text) != text:
             raise ConfigError(f"{key}= is given twice; to sweep write {key}={seen[key]},{text}")

@@ -74,7 +74,7 @@ def read(group: str, name: str) -> dict[str, Any]:
     module, colon, class_name = name.partition(":")
     if colon and module and class_name and group in RUNNABLE:
         return {"name": class_name, "impl": name, "description": f"the class {name}"}
-    raise ConfigError(unknown(group, name, sources))
+    raise ConfigError(unknown(group, name, sorted(sources)))
 
 
 def implementation(group: str, path: str) -> type:

@@ -240,4 +240,4 @@ def _run_keys(values: Mapping[str, Any]) -> RunKeys:
 @cache
 def _base() -> dict[str, Any]:
     """Return ``configs/config.yaml``: default choices and plain keys."""
-    return {str(key): value for key, value in dict(OmegaConf.load(registry.config_folder() / "config.yaml")).items()}  # type: ignore[arg-type]
+    return {str(key): value for key, value in dict(OmegaConf.load(registry.config_folder() / "config.yaml")).items()}

@@ -20,6 +20,7 @@ from decomcam_bench.config.settings import RunConfig, RunKeys
 from decomcam_bench.core.errors import StrictError, UserError
 from decomcam_bench.core.progress import progress
 from decomcam_bench.datasets.base import Problem, printable
+from decomcam_bench.engine.estimate import warn_if_long
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker
 from decomcam_bench.engine.loading import Loaded, feed
 from decomcam_bench.engine.plan import Group, Plan, PlannedCell, PlannedMetric, chunks, make_plan, shared_cells
@@ -41,6 +42,7 @@ class RunResult:
     Attributes:
         keys: of all its cells, finished before or now.
         results: root of the store.
+        numbers: labels of the columns that its metrics report by default.
         computed_images: images that were evaluated now.
         passes: forward and backward passes by purpose, this run alone.
         seconds: wall time of the evaluation.
@@ -51,6 +53,7 @@ class RunResult:
 
     keys: list[str]
     results: str = "results"
+    numbers: tuple[str, ...] = ()
     computed_images: int = 0
     passes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -64,14 +67,21 @@ def run(config: RunConfig) -> RunResult:
     Raises:
         UserError: when something that the user can mend stops the run; sealed parts are kept.
     """
-    return execute(make_plan(config))
+    plan = make_plan(config)
+    warn_if_long(plan)
+    return execute(plan)
+
+
+def _labels(plan: Plan) -> tuple[str, ...]:
+    columns = [column for cell in plan.cells for metric in cell.metrics for column in metric.content["columns"]]
+    return tuple(dict.fromkeys(str(column["label"]) for column in columns if not column.get("detail")))
 
 
 def execute(plan: Plan) -> RunResult:
     """Executes a plan on this machine."""
     keys = plan.config.keys
     began = time.monotonic()
-    result = RunResult([cell.key for cell in plan.cells], keys.results)
+    result = RunResult([cell.key for cell in plan.cells], keys.results, _labels(plan))
     _be_repeatable()
     for group in plan.groups:
         if keys.strict:

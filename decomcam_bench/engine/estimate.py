@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from decomcam_bench.engine.plan import Amount, Group, Plan, chunks, expected_passes
+from decomcam_bench.core.console import log
+from decomcam_bench.engine.plan import Amount, Group, Plan, PlannedCell, chunks, expected_passes
 from decomcam_bench.models.clip import ClipModel, Passes
 from decomcam_bench.store.store import RECORDS, part_size
 
 #: Assumed speed where the store has no run to learn from, in floating-point operations a second.
 _NOMINAL = {"cpu": 2.0e10, "cuda": 1.0e13}
+
+
+#: Seconds beyond which a run says how long it takes before it starts.
+LONG = 600.0
+#: Images of a data set that are looked at for a rough estimate.
+_PROBED = 32
 
 
 def count(group: Group, batch_size: int) -> list[Amount]:
@@ -48,37 +57,115 @@ def _sum(amounts: Iterable[Amount]) -> Amount:
     return total
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would do.
+
+    Attributes:
+        device, store: of the run.
+        groups: one per data set and model: ``label``, ``images``, ``pairs``, ``parts``, and its ``cells`` with
+            ``key``, ``method``, ``layer``, ``rank``, ``metrics`` and ``state``.
+        passes: forward and backward passes to do, by kind.
+        seconds: estimated time.
+        basis: what the time is estimated from.
+    """
+
+    device: str
+    store: str
+    groups: tuple[dict[str, Any], ...]
+    passes: dict[str, int]
+    seconds: float
+    basis: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """Return the estimate as lines for a terminal."""
+        cells = sum(len(group["cells"]) for group in self.groups)
+        lines = [f"{cells} {'cell' if cells == 1 else 'cells'}, device {self.device}, store {self.store}"]
+        for group in self.groups:
+            amounts = ", ".join(f"{group[name]} {name}" for name in ("images", "pairs", "parts"))
+            lines.append(f"\n{group['label']}: {amounts}")
+            for cell in group["cells"]:
+                name = " ".join(
+                    filter(None, [cell["method"], cell["layer"], f"rank {cell['rank']}" if cell["rank"] else ""])
+                )
+                lines.append(f"  {cell['key']}  {name}: {', '.join(cell['metrics'])}; {cell['state']}")
+        lines.append("\nforward and backward passes to do:")
+        lines += [f"  {name.replace('_', '-'):14} {count}" for name, count in self.passes.items()]
+        lines.append(f"estimated time: {duration(self.seconds)} ({self.basis})")
+        return "\n".join(lines) + "\n"
+
+
 def describe(plan: Plan) -> str:
-    """The plan as text; nothing is computed."""
-    save_maps, batch_size = plan.config.keys.save_maps, plan.config.keys.batch_size
-    lines = [f"{len(plan.cells)} cells, device {plan.device}, store {plan.store.root}"]
+    """Return the plan as text; nothing is computed."""
+    return estimate(plan).text()
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Return what a plan would compute and how long that takes; nothing is computed."""
+    save_maps = plan.config.keys.save_maps
     total, seconds = Passes(), 0.0
+    groups = []
     for group in plan.groups:
-        parts = group.parts
-        by_part = count(group, batch_size)
+        by_part = count(group, plan.config.keys.batch_size)
         everything = _sum(by_part)
-        lines.append(f"\n{group.label}: {everything.images} images, {everything.pairs} pairs, {parts} parts")
-        for cell in group.cells:
-            missing = sum(bool(cell.missing(part, save_maps)) for part in range(parts))
-            maps = len(cell.done.get(RECORDS, ()))
-            state = "done" if not missing else f"{parts - missing} of {parts} parts done"
-            if missing and not any(cell.to_compute(part, save_maps) for part in range(parts)):
-                state += " (metrics to add to kept maps, without the model)"
-            elif missing and maps == parts:
-                state += " (maps known, metrics to add)"
-            rank = f" rank {cell.rank}" if cell.rank else ""
-            layer = f" {cell.layer}" if cell.layer else ""
-            metrics = ", ".join(str(metric.content["name"]) for metric in cell.metrics)
-            lines.append(f"  {cell.key}  {cell.display['method']}{layer}{rank}: {metrics}; {state}")
-        todo = {p for p in range(parts) if any(cell.to_compute(p, save_maps) for cell in group.cells)}
-        passes = expected_passes(group, _sum(by_part[part] for part in todo), save_maps)
+        cells = [_cell(cell, group.parts, save_maps) for cell in group.cells]
+        about = {"images": everything.images, "pairs": everything.pairs, "parts": group.parts}
+        groups.append({"label": group.label, **about, "cells": cells})
+        passes = expected_passes(group, _sum(by_part[part] for part in _to_compute(group, save_maps)), save_maps)
         for name, value in passes.as_dict().items():
             setattr(total, name, getattr(total, name) + value)
         seconds += _seconds(plan, group.model, passes)
-    lines.append("\nforward and backward passes to do:")
-    lines += [f"  {name.replace('_', '-'):14} {count}" for name, count in total.as_dict().items()]
-    lines.append(f"estimated time: {_duration(seconds)} ({_basis(plan)})")
-    return "\n".join(lines) + "\n"
+    return Estimate(plan.device, str(plan.store.root), tuple(groups), total.as_dict(), seconds, _basis(plan))
+
+
+def _to_compute(group: Group, save_maps: bool) -> list[int]:
+    """Return the parts of which something is missing that takes the model."""
+    return [part for part in range(group.parts) if any(cell.to_compute(part, save_maps) for cell in group.cells)]
+
+
+def _cell(cell: PlannedCell, parts: int, save_maps: bool) -> dict[str, Any]:
+    missing = sum(bool(cell.missing(part, save_maps)) for part in range(parts))
+    state = "done" if not missing else f"{parts - missing} of {parts} parts done"
+    if missing and not any(cell.to_compute(part, save_maps) for part in range(parts)):
+        state += " (metrics to add to kept maps, without the model)"
+    elif missing and len(cell.done.get(RECORDS, ())) == parts:
+        state += " (maps known, metrics to add)"
+    metrics = [str(metric.content["name"]) for metric in cell.metrics]
+    labels = {"method": cell.display["method"], "layer": cell.layer, "rank": cell.rank}
+    return {"key": cell.key, **labels, "metrics": metrics, "state": state}
+
+
+def rough_seconds(plan: Plan) -> float:
+    """Return about how long a run takes, from a few images of each data set."""
+    seconds, save_maps, batch_size = 0.0, plan.config.keys.save_maps, plan.config.keys.batch_size
+    for group in plan.groups:
+        todo = len(_to_compute(group, save_maps))
+        if not todo:
+            continue
+        indices = group.selection.indices[:: max(1, group.images // _PROBED)]
+        samples = [group.dataset.sample(index) for index in indices]
+        kept = [sum(group.selection.keeps(sample, target) for target in sample.targets) for sample in samples]
+        images = group.images * todo // group.parts
+        scale = images / len(samples)
+        pairs = round(sum(kept) * scale)
+        amount = Amount(images, round(sum(map(bool, kept)) * scale), pairs, -(-pairs // batch_size))
+        seconds += _seconds(plan, group.model, expected_passes(group, amount, save_maps))
+    return seconds
+
+
+def warn_if_long(plan: Plan) -> None:
+    """Say before it starts that a run takes long."""
+    seconds = rough_seconds(plan)
+    if seconds > LONG:
+        log.warning(
+            "this run will take about %s (%s); --dry-run shows the plan, limit=20 takes a first look",
+            duration(seconds),
+            _basis(plan),
+        )
 
 
 def _images_of(passes: dict[str, int]) -> int:
@@ -92,7 +179,7 @@ def _measured(plan: Plan) -> float | None:
     for past in reversed(plan.store.runs()):
         same_kind = str(past["device"]).partition(":")[0] == kind
         if same_kind and keys & set(past["cells"]) and past["seconds"] > 0:
-            return _images_of(past["passes"]) / past["seconds"]
+            return float(_images_of(past["passes"]) / past["seconds"])
     return None
 
 
@@ -104,7 +191,7 @@ def _seconds(plan: Plan, model: ClipModel, passes: Passes) -> float:
     blank = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.tower.forward(blank, ())
-    return images * counter.get_total_flops() / _NOMINAL[plan.device.partition(":")[0]]
+    return float(images * counter.get_total_flops() / _NOMINAL[plan.device.partition(":")[0]])
 
 
 def _basis(plan: Plan) -> str:
@@ -113,7 +200,8 @@ def _basis(plan: Plan) -> str:
     return "rough: from the network's size and a nominal speed; the progress bar knows better"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -77,8 +77,8 @@ def test_layers_are_listed_without_weights(capsys):
     assert "layer4    2048      7 x 7" in capsys.readouterr().out
     assert main(["list", "layers", "model=toyclip,toyclip_vit"]) == 0
     rows = capsys.readouterr().out
-    assert rows.splitlines()[0].split() == ["layer", "channels", "grid", "model"]
-    assert "block5    128       10 x 10  toyclip_vit" in rows
+    assert rows.splitlines()[0].split() == ["layer", "channels", "grid", "default", "model"]
+    assert "block5    128       10 x 10  default  toyclip_vit" in rows
     assert "other places: block0.ln_2, block0.out" in rows
 
 

@@ -109,7 +109,7 @@ def test_ids_are_texts_as_they_are_written(written, ids):
         ("strict=maybe", "strict=maybe"),
         ("precision=fp8", "fp32, fp16, bf16"),
         ("batch_size=0", "batch_size=0"),
-        ("device=cpu,cuda", "one value a run"),
+        ("device=cpu,cuda", "one value per run"),
         ("foo", "key=value"),
         ("~rank", "delete"),
         ("results=", "results="),

@@ -124,7 +124,7 @@ class Preparation:
         for name in (archive.file_name, *leftovers(archive.file_name)):
             self._own(self._store() / name)
         self.say(f"{archive.file_name}: fetching {url} (about {archive.megabytes} MB)")
-        with tqdm(unit="B", unit_scale=True, desc=archive.file_name, leave=False) as bar:
+        with tqdm(unit="B", unit_scale=True, desc=archive.file_name, leave=False, disable=None) as bar:
 
             def advance(done: int, total: int | None) -> None:
                 bar.total = total
@@ -171,7 +171,7 @@ class Preparation:
 
     @staticmethod
     def _unpack(file: Path, folder: Path, only: tuple[str, ...], most: int) -> list[str]:
-        with tqdm(unit="file", desc=f"unpack {file.name}", leave=False) as bar:
+        with tqdm(unit="file", desc=f"unpack {file.name}", leave=False, disable=None) as bar:
 
             def advance(done: int, total: int) -> None:
                 bar.total = total

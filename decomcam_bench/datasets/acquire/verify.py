@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
+from decomcam_bench.core.progress import progress
 from decomcam_bench.datasets.acquire.catalogue import Variant
 from decomcam_bench.datasets.base import Dataset, Sample, printable
 from decomcam_bench.datasets.files import FileDataset
@@ -69,10 +68,12 @@ def verify(dataset: Dataset, variant: Variant | None = None, fast: bool = False,
         report.add("annotations of no image", str(problem))
     with ThreadPoolExecutor(workers) as pool:
         checked = pool.map(lambda index: _look(dataset, index, fast), indices)
-        for sample, unreadable in tqdm(checked, total=len(indices), desc="verify", unit="image", leave=False):
-            _count(report, sample)
-            for kind, line in unreadable:
-                report.add(kind, line)
+        with progress(len(indices), "verify") as bar:
+            for sample, unreadable in checked:
+                _count(report, sample)
+                for kind, line in unreadable:
+                    report.add(kind, line)
+                bar.update(1)
     if variant is not None and whole:
         report.expected["images"] = variant.images
         if variant.boxes is not None:
