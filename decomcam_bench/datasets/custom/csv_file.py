@@ -16,7 +16,7 @@ from pathlib import Path
 
 from decomcam_bench.core.errors import DataError
 from decomcam_bench.datasets.custom.records import Content, Picture, Row, Source
-from decomcam_bench.datasets.text import read_text
+from decomcam_bench.datasets.text import decode, read_text
 
 SEPARATORS = (",", ";", "\t", "|")
 #: What each column may be called, in lower case with underscores for blanks and hyphens.
@@ -55,7 +55,7 @@ BOXES: tuple[tuple[tuple[str, str, str, str], str], ...] = (
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,(\d{1,2}|\d{4,})|0,\d+)")
 _UNCLEAR_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 TRUE = ("1", "1.0", "true", "yes", "t", "y")
-FALSE = ("", "0", "0.0", "false", "no", "f", "n", "unspecified", "none")
+FALSE = ("", "0", "0.0", "-1", "false", "no", "f", "n", "unspecified", "none")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,17 @@ class _Columns:
 def is_table(file: Path) -> bool:
     """Return True for a file name of a table."""
     return file.suffix.lower() in (".csv", ".tsv", ".txt", ".tab")
+
+
+def has_columns(file: Path) -> bool:
+    """Return True if the first line of a table names an image and something else that is known."""
+    try:
+        with file.open("rb") as handle:
+            header = decode(handle.read(1 << 16).rpartition(b"\n")[0] or file.read_bytes())[0].partition("\n")[0]
+    except (OSError, ValueError):
+        return True  # whose reader says what is wrong
+    names = max((header.split(separator) for separator in SEPARATORS), key=_recognised)
+    return bool({_plain(name) for name in names} & set(ALIASES["image"])) and _recognised(names) >= 3
 
 
 def read_csv(source: Source) -> Content:
@@ -108,7 +119,8 @@ def _read_file(file: Path, source: Source, content: Content) -> None:
         key = name or f"line {number}"
         if key not in pictures:
             flaw = "" if name else f"{file}: line {number} names no image"
-            pictures[key] = Picture(key, error=flaw, file=str(file), folder=file.parent)
+            image_id = f"{file.parent.name}/{key}" if len(source.files) > 1 else key
+            pictures[key] = Picture(key, image_id, error=flaw, file=str(file), folder=file.parent)
             pictures[key].by_stem = bool(name) and "." not in name.rpartition("/")[2]
             content.pictures.append(pictures[key])
         _add(pictures[key], number, fields, columns, separator, source, commas)

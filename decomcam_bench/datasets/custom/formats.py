@@ -9,7 +9,7 @@ from typing import Any
 
 from decomcam_bench.core.errors import DataError
 from decomcam_bench.datasets.custom.coco_file import looks_like_coco, read_coco
-from decomcam_bench.datasets.custom.csv_file import read_csv
+from decomcam_bench.datasets.custom.csv_file import has_columns, read_csv
 from decomcam_bench.datasets.custom.cvat_xml import read_cvat
 from decomcam_bench.datasets.custom.datumaro_json import looks_like_datumaro, read_datumaro
 from decomcam_bench.datasets.custom.label_studio import looks_like_label_studio, read_label_studio
@@ -127,18 +127,22 @@ def _candidates(base: Path) -> dict[str, list[Path]]:
         kind = "labelme" if "labelme" in found else _json_format(file)
         if kind:
             found.setdefault(kind, []).append(file)
+    named = [file for file in found.get("coco", []) if file.stem.startswith("instances")]
+    if named:  # next to key points, captions and panoptic segments of the same images
+        found["coco"] = named
     if "labelme" in found:
         found["labelme"] = [file for file in sorted(base.rglob("*.json")) if _json_format(file) == "labelme"]
     xml = sorted(base.rglob("*.xml"))
-    cvat = [file for file in xml if file.name == "annotations.xml" or len(xml) == 1]
-    cvat = [file for file in cvat if _xml_root(file) == "annotations"]
-    voc = [file for file in xml if file not in cvat and _xml_root(file) in ("annotation", "")]
+    roots = {file: _xml_root(file) for file in xml}
+    cvat = [file for file in xml if roots[file] == "annotations"]
+    voc = [file for file in xml if roots[file] in ("annotation", "")]
     tables = [file for file in _shallow(base, ".csv", ".tsv") if file.name != "_classes.csv"]
+    tables = [file for file in tables if has_columns(file)] or tables
     labels = label_files(base)
     kinds = (
         ("csv", tables),
         ("cvat", cvat),
-        ("voc", voc if any(_xml_root(one) for one in voc) else []),
+        ("voc", voc if any(roots[one] for one in voc) else []),
         ("yolo", labels),
     )
     found.update({kind: files for kind, files in kinds if files})

@@ -16,6 +16,8 @@ UNITS = ("pixels", "relative", "percent")
 #: Coordinates in shares of a side count as whole pixels if they are nearer than this (in pixels):
 #: files state them with six decimals or so.
 SNAP = 0.02
+#: The same for coordinates in pixels, which tools compute from shares: 10.000000000000002 is pixel 10.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def in_pixels(box: Sequence[float], units: str, width: int, height: int) -> tupl
     (64.0, 96.0, 320.0, 432.0)
     """
     if units == "pixels":
-        return tuple(box)
+        return tuple(_snapped(value, ROUNDING) for value in box)
     share = 100.0 if units == "percent" else 1.0
     return tuple(_snapped(value * side / share) for value, side in zip(box, (width, height) * 2, strict=True))
 
@@ -197,9 +199,9 @@ def _rotation(degrees: float) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _snapped(value: float) -> float:
+def _snapped(value: float, distance: float = SNAP) -> float:
     whole = float(np.rint(value))
-    return whole if abs(value - whole) < SNAP else value
+    return whole if abs(value - whole) < distance else value
 
 
 def _plain(segmentation: Any) -> Any:

@@ -86,13 +86,14 @@ def _images_of(file: Path) -> Path:
 def first_pixel(annotation: XmlAnnotation, origin: int | None) -> int:
     """Return the number of the first pixel: 1 with inclusive far edges as VOC counts, or 0 with half-open boxes.
 
-    Roboflow says who wrote the file; CVAT, datumaro and labelme write coordinates with a decimal
-    point. All of them count from 0.
+    Roboflow and Label Studio say who wrote the file; CVAT, datumaro and labelme write coordinates with
+    a decimal point. All of them count from 0.
     """
     if origin is not None:
         return origin
-    written = any(item.fractional for item in annotation.objects)
-    return 0 if written or "roboflow" in annotation.database.lower() else 1
+    written = any(item.from_zero for item in annotation.objects)
+    source = annotation.source.lower()
+    return 0 if written or "roboflow" in source or "label studio" in source else 1
 
 
 def _rows(item: XmlObject, number: int, origin: int) -> list[Row]:

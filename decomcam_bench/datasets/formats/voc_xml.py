@@ -35,7 +35,8 @@ class XmlObject:
         difficult: the annotators' flag.
         polygon: flat (x1, y1, x2, y2, ...) as written, or None.
         note: what was odd about the object, or empty.
-        fractional: a coordinate is written with a decimal point.
+        from_zero: its coordinates are written as tools write them that count from 0: with a decimal
+            point, or as LabelMe's points.
     """
 
     name: str
@@ -43,7 +44,7 @@ class XmlObject:
     difficult: bool
     polygon: tuple[float, ...] | None = None
     note: str = ""
-    fractional: bool = False
+    from_zero: bool = False
 
     @property
     def box(self) -> Box | None:
@@ -59,14 +60,14 @@ class XmlAnnotation:
         width, height: of the image; (0, 0) where they are not stated.
         objects: in the order of the file.
         file_name: the image as the file names it, or empty.
-        database: what the file says of its source, or empty.
+        source: what the file says of the program that wrote it, or empty.
     """
 
     width: int
     height: int
     objects: tuple[XmlObject, ...]
     file_name: str = ""
-    database: str = ""
+    source: str = ""
 
 
 def read_voc_xml(file: Path, encoding: str | None = None) -> XmlAnnotation:
@@ -84,10 +85,12 @@ def read_voc_xml(file: Path, encoding: str | None = None) -> XmlAnnotation:
         raise ValueError(f"{file}: not an annotation file, its root is '{str(root.tag)[:40]}'")
     objects = tuple(_object(item) for item in root.findall("object"))
     width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
-    name, database = ((root.findtext(key) or "").strip() for key in ("filename", "source/database"))
+    name, database, owner = (
+        (root.findtext(key) or "").strip() for key in ("filename", "source/database", "owner/name")
+    )
     if width is None or height is None or min(width, height) < 1 or width % 1 or height % 1:
         width = height = 0
-    return XmlAnnotation(int(width), int(height), objects, name, database)
+    return XmlAnnotation(int(width), int(height), objects, name, f"{database} {owner}".strip())
 
 
 def parse_xml(file: Path, encoding: str | None = None, most: int = MAX_BYTES) -> Any:
@@ -156,7 +159,7 @@ def _object(item: Any) -> XmlObject:
     name, flag = (item.findtext("name") or "").strip(), (item.findtext("difficult") or "").strip().lower()
     written = [[box.findtext(key) for key in _KEYS] for box in item.findall("bndbox")]
     boxes = [tuple(_number(text) for text in texts) for texts in written]
-    fractional = any("." in (text or "") for texts in written for text in texts)
+    from_zero = any("." in (text or "") for texts in written for text in texts) or item.find("polygon/pt") is not None
     note = "" if flag in ("", "0", "1", "true", "false", "yes", "no", "unspecified") else f"difficult is '{flag[:20]}'"
     polygon = _polygon(item.find("polygon"))
     turned = item.find("robndbox")
@@ -166,7 +169,7 @@ def _object(item: Any) -> XmlObject:
         boxes = [_round(polygon)] if polygon else []
     usable = bool(boxes) and not any(None in box for box in boxes)
     difficult = flag in ("1", "true", "yes")
-    return XmlObject(name, tuple(boxes) if usable else (), difficult, polygon, note, fractional)  # type: ignore[arg-type]
+    return XmlObject(name, tuple(boxes) if usable else (), difficult, polygon, note, from_zero)  # type: ignore[arg-type]
 
 
 def _polygon(element: Any) -> tuple[float, ...] | None:
