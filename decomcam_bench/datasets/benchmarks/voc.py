@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from decomcam_bench.core.errors import DataError, did_you_mean
 from decomcam_bench.core.validation import check_choice
-from decomcam_bench.datasets.base import Sample
+from decomcam_bench.datasets.base import Mask, Sample
 from decomcam_bench.datasets.files import FileDataset, Gathering, check_classes, inside, unique_ids
-from decomcam_bench.datasets.formats.voc_xml import read_voc_xml
+from decomcam_bench.datasets.formats.voc_masks import VOID, ObjectMask, match_objects, read_numbers
+from decomcam_bench.datasets.formats.voc_xml import XmlAnnotation, XmlObject, read_voc_xml
 from decomcam_bench.datasets.images import image_size
+from decomcam_bench.datasets.text import check_encoding, read_text
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -28,29 +29,7 @@ CLASSES = (
 )  # fmt: skip
 _CLEANED = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 YEARS = tuple(range(2007, 2013))
-_VOID = 255
-
-
-@dataclass(frozen=True)
-class ObjectMask:
-    """One object of a ``SegmentationObject`` picture: the pixels of palette index ``number``."""
-
-    file: Path
-    number: int
-    size: tuple[int, int]
-
-    def decode(self) -> np.ndarray:
-        try:
-            with Image.open(self.file) as image:
-                if image.mode != "P" or image.size != self.size:
-                    raise ValueError(f"mode {image.mode}, {image.size}; expected a palette picture of {self.size}")
-                return np.asarray(image) == self.number
-        except Exception as error:  # whatever a damaged file makes Pillow raise
-            raise ValueError(f"{self.file}: {error}") from error
-
-    @property
-    def digest(self) -> bytes:
-        return f"{self.number}:".encode() + (self.file.read_bytes() if self.file.is_file() else b"")
+_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass
@@ -59,9 +38,11 @@ class VOC(FileDataset):
 
     Attributes:
         year: of the challenge, 2007 to 2012.
-        split: a file of ``ImageSets/Main``: ``test`` (2007), ``val``, ``train``, ``trainval``.
+        split: a file of ``ImageSets/Main``: ``test`` (2007), ``val``, ``train``, ``trainval``, or one's own.
         classes: names of the classes of another set in VOC's layout; None for VOC's 20.
-        masks: read object masks from ``SegmentationObject`` where an image has them.
+        masks: read object masks from ``SegmentationObject`` where an image has them; each belongs to the
+            object whose box it fits, and void pixels are left out of metrics that count pixels.
+        encoding: of annotations that declare none and are no UTF-8.
     """
 
     id = "voc"
@@ -70,6 +51,7 @@ class VOC(FileDataset):
     split: str = "test"
     classes: list[str] | None = None
     masks: bool = False
+    encoding: str | None = None
 
     folder: ClassVar[str] = "voc"
     version: ClassVar[int] = 2
@@ -77,14 +59,11 @@ class VOC(FileDataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("dataset.year", self.year, YEARS)
+        check_encoding(self.encoding)
         self._classes = check_classes(self.classes) or CLASSES
         self._class_of = {name: class_id for class_id, name in enumerate(self._classes)}
         self._folder = self._find()
-        try:
-            lines = self._split_file().read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeError) as error:
-            raise DataError(f"{self._split_file()}: cannot be read ({error})") from error
-        self._listed = [line.split()[0] for line in lines if line.strip()]
+        self._listed = self._names()
         self._image_ids, self._repeated = unique_ids(self._listed)
 
     def _find(self) -> Path:
@@ -97,7 +76,8 @@ class VOC(FileDataset):
 
     def _split_file(self) -> Path:
         lists = self._folder / "ImageSets" / "Main"
-        known = sorted(file.stem for file in lists.glob("*.txt") if "_" not in file.stem)
+        own = {f"{name}_{split}" for name in CLASSES for split in ("train", "val", "trainval", "test")}
+        known = sorted(file.stem for file in lists.glob("*.txt") if file.stem not in own)
         if self.split not in known:
             hint = did_you_mean(self.split, known)
             raise DataError(
@@ -105,6 +85,23 @@ class VOC(FileDataset):
                 f"VOC {self.year}'s other splits come with 'decomcam-bench data prepare voc --root DIR'"
             )
         return lists / f"{self.split}.txt"
+
+    def _names(self) -> list[str]:
+        """Return the images of the split, without the endings that some tools write.
+
+        Raises:
+            DataError: if the list cannot be read.
+        """
+        try:
+            text, _ = read_text(self._split_file(), self.encoding)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        names = [line.split()[0] for line in text.splitlines() if line.strip()]
+        annotations = self._folder / "Annotations"
+        return [
+            Path(name).stem if name.endswith(_ENDINGS) and not (annotations / f"{name}.xml").is_file() else name
+            for name in names
+        ]
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -136,7 +133,9 @@ class VOC(FileDataset):
         return self._image_ids[index]
 
     def image_file(self, index: int) -> Path:
-        return inside(self._folder / "JPEGImages", f"{self._listed[index]}.jpg")
+        """The image: a JPEG, or whatever ending it has."""
+        places = [inside(self._folder / "JPEGImages", f"{self._listed[index]}{ending}") for ending in _ENDINGS]
+        return next((place for place in places if place.is_file()), places[0])
 
     def _read(self, index: int) -> Sample:
         image_id = self._image_ids[index]
@@ -144,23 +143,62 @@ class VOC(FileDataset):
             return Sample(image_id, 0, 0, (), f"{self._split_file()}: '{self._listed[index]}' is listed more than once")
         try:
             file = inside(self._folder / "Annotations", f"{self._listed[index]}.xml")
-            annotation = read_voc_xml(file)
+            annotation = read_voc_xml(file, self.encoding)
             size = (annotation.width, annotation.height)
             width, height = size if annotation.width else image_size(self.image_file(index))
         except (ValueError, OSError) as error:
             return Sample(image_id, 0, 0, (), str(error))
         gathering = Gathering(str(file), image_id, width, height, inclusive=True)
         picture = self._folder / "SegmentationObject" / f"{self._listed[index]}.png"
-        masked = self.masks and picture.is_file()
+        masks, void = self._masks(gathering, picture, annotation) if self.masks and picture.is_file() else ({}, ())
         for number, item in enumerate(annotation.objects, start=1):
-            class_id = self._class_of.get(item.name, -1)
-            if class_id < 0:
-                hint = did_you_mean(item.name, self._classes)
-                gathering.refuse(f"unknown class '{item.name}'{hint}", class_name=item.name)
-            elif item.box is None:
-                gathering.refuse("an object without a box of four numbers", class_id, item.name)
-            else:
-                x0, y0, x1, y1 = item.box
-                mask = ObjectMask(picture, number, (width, height)) if masked and number < _VOID else None
-                gathering.add(class_id, item.name, (x0 - 1, y0 - 1, x1, y1), difficult=item.difficult, mask=mask)
+            self._add(gathering, item, masks.get(number), void)
         return gathering.sample()
+
+    def _add(self, gathering: Gathering, item: XmlObject, mask: Mask | None, void: tuple[Mask, ...]) -> None:
+        """Add the boxes of one object, or note what is wrong with it."""
+        class_id = self._class_of.get(item.name, -1)
+        if class_id < 0:
+            hint = did_you_mean(item.name, self._classes)
+            own = "" if hint or self.classes else "; for another set in this layout set dataset.classes=[name,name,...]"
+            gathering.refuse(f"unknown class '{item.name}'{hint}{own}", class_name=item.name)
+            return
+        if not item.boxes:
+            gathering.refuse("an object without a box of four numbers", class_id, item.name)
+        elif item.note:
+            gathering.note(f"'{item.name}': {item.note}", class_id, item.name)
+        for x0, y0, x1, y1 in item.boxes:
+            box = (x0 - 1, y0 - 1, x1, y1)
+            gathering.add(class_id, item.name, box, difficult=item.difficult, mask=mask, ignored=void)
+
+    @staticmethod
+    def _masks(
+        gathering: Gathering, picture: Path, annotation: XmlAnnotation
+    ) -> tuple[dict[int, Mask], tuple[Mask, ...]]:
+        """Return the mask of each object by its number, and the void pixels."""
+        size = (gathering.width, gathering.height)
+        try:
+            numbers = read_numbers(picture, size)
+        except ValueError:
+            # As the order of the objects has it: whoever decodes a mask says what is wrong.
+            return {k: ObjectMask(picture, k, size) for k in range(1, len(annotation.objects) + 1) if k < VOID}, ()
+        boxes = [_round(item.boxes) for item in annotation.objects]
+        masks: dict[int, Mask] = {}
+        for number, value in enumerate(match_objects(numbers, boxes), start=1):
+            name = annotation.objects[number - 1].name
+            if value:
+                masks[number] = ObjectMask(picture, value, size)
+            elif boxes[number - 1] is not None:
+                gathering.note(f"{picture}: no mask fits object {number} ('{name}'); it has none", -1, name)
+        void = (ObjectMask(picture, VOID, size),) if (numbers == VOID).any() else ()
+        return masks, void
+
+
+def _round(boxes: Sequence[Sequence[float]]) -> tuple[float, float, float, float] | None:
+    """Return the half-open box round boxes as the file states them, or None without any."""
+    if not boxes:
+        return None
+    array = np.array(boxes, dtype=np.float64)
+    x0, y0 = (array[:, :2].min(axis=0) - 1).tolist()
+    x1, y1 = array[:, 2:].max(axis=0).tolist()
+    return x0, y0, x1, y1
