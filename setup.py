@@ -12,6 +12,7 @@ setup(
     package_dir={"decomcam_bench.configs": "configs"},
     package_data={
         "decomcam_bench": ["py.typed"],
+        "decomcam_bench.datasets.photos": ["annotations.csv", "CREDITS.md", "images/*.jpg"],
         "decomcam_bench.datasets.benchmarks": ["*.csv", "*.LICENSE"],
         "decomcam_bench.models": ["weights/*.safetensors", "weights/*.csv", "weights/*.md"],
         "decomcam_bench.reports": ["templates/*"],
