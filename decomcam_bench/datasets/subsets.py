@@ -16,6 +16,7 @@ from typing import Any
 
 from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.datasets.base import Dataset, Sample, Target
+from decomcam_bench.datasets.subset_rules import is_difficult, no_single_object
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def select(dataset: Dataset, limit: int | None = None) -> Selection:
 
 def _defined(dataset: Dataset, indices: list[int]) -> tuple[list[int], set[tuple[str, int]]]:
     """Images and pairs of a subset that the annotation defines."""
-    belongs = is_difficult if dataset.subset == "difficult" else is_single_object
+    belongs = is_difficult_pair if dataset.subset == "difficult" else is_single_object_pair
     kept: list[int] = []
     pairs: set[tuple[str, int]] = set()
     for index in indices:
@@ -121,31 +122,22 @@ def read_ids(ids: Any) -> list[str]:
     return names
 
 
-def is_difficult(sample: Sample, target: Target, region: str) -> bool:
-    """TorchRay's difficult subset: the target covers less than a quarter of the image, and the
-    image shows at least one other class (Zhang et al., Top-down neural attention, IJCV 2018).
-
-    A mask that cannot be decoded leaves the pair in, so that it is counted.
-    """
-    if len({other.class_id for other in sample.targets}) < 2:
+def is_difficult_pair(sample: Sample, target: Target, region: str) -> bool:
+    """Return whether a pair is difficult; one whose mask cannot be decoded stays in, so that it is counted."""
+    classes = {other.class_id for other in sample.targets}
+    if len(classes) < 2:
         return False
-    if region == "mask" and target.masks:
-        try:
-            mask = target.object_mask()
-        except ValueError:
-            return True
-        return mask is not None and 4 * int(mask.sum()) < sample.width * sample.height
-    return 4 * int(target.box_mask(sample.height, sample.width).sum()) < sample.width * sample.height
+    try:
+        mask = target.object_mask() if region == "mask" else None
+    except ValueError:
+        return True
+    covered = target.box_mask(sample.height, sample.width) if mask is None else mask
+    return is_difficult(int(covered.sum()), sample.width * sample.height, classes)
 
 
-def is_single_object(sample: Sample, target: Target, region: str) -> bool:
-    """The energy pointing game's subset: one box of the class, of less than half of the image
-    (Wang et al., Score-CAM, CVPRW 2020). A crowd is no single object.
-    """
-    if len(target.boxes) != 1 or bool(target.crowd.any()):
-        return False
-    x0, y0, x1, y1 = target.boxes[0]
-    return bool(2 * (x1 - x0) * (y1 - y0) < sample.width * sample.height)
+def is_single_object_pair(sample: Sample, target: Target, region: str) -> bool:
+    """Return whether a pair is of a single object, whatever the region."""
+    return not no_single_object(target, sample.width, sample.height)
 
 
 def _by_id(dataset: Dataset, ids: list[str]) -> list[int]:

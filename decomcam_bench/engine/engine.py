@@ -374,6 +374,7 @@ class _Part:
             similarity=lambda images, pair: model.embed(images, "metric_scored") @ bank.embeddings.T,
             image_similarity=(batch.backbone.embeddings @ bank.embeddings.T)[batch.image_of],
             valid=valid & wanted,
+            failed=~valid & wanted,
             text_norms=bank.norms,
             scale=bank.scale,
             mean=model.mean,
@@ -387,7 +388,8 @@ class _Part:
         for p in asked:
             outcome = outcomes[p]
             if reasons[p] and not isinstance(outcome, Skip):
-                outcome = Fail(reasons[p], outcome.values if isinstance(outcome, Fail) else {})
+                values = outcome.values if isinstance(outcome, Fail) else {}
+                outcome = Fail(reasons[p], values or metric.worst())
             self.values[cell.key, planned.key].append({**rows[p], **record(outcome, metric)})
 
     def seal(self, result: RunResult) -> None:

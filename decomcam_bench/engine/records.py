@@ -49,15 +49,17 @@ def record(outcome: Outcome, metric: Metric) -> Row:
 def judged(metric: MapMetric, view: PairMap, reason: str) -> Outcome:
     """What a metric says of a pair whose map failed for ``reason`` (empty: it did not).
 
-    A pair that the protocol leaves out is left out whether it has a map or not. A pair that a metric
-    cannot digest is a record, not the end of the run.
+    A pair that the protocol leaves out is left out whether it has a map or not. A pair that a metric cannot digest
+    is a record, not the end of the run. A pair whose map failed keeps what it scores under ``failure: worst``.
     """
     try:
         outcome = metric.evaluate(view)
     except (ValueError, LookupError, ArithmeticError, OSError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        outcome = Fail(kind + " ".join(str(error).split()))
-    return Fail(reason) if reason and not isinstance(outcome, Skip) else outcome
+        outcome = Fail(kind + " ".join(str(error).split()), metric.worst() if reason else {})
+    if not reason or isinstance(outcome, Skip):
+        return outcome
+    return Fail(reason, outcome.values if isinstance(outcome, Fail) else metric.missed(outcome))
 
 
 def frame(rows: list[Row]) -> pd.DataFrame:

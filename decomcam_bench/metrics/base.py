@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -38,9 +38,18 @@ Regional = TypeVar("Regional", bound="RegionMetric")
 Direction = Literal["higher", "lower", "none"]
 
 
+#: What a pair without a usable map counts as; see :attr:`Metric.failure`.
+FAILURES = ("worst", "drop", "common")
+
+
 @dataclass(frozen=True)
 class Skip:
-    """A pair that a protocol leaves out, and why: a short snake_case reason; ``values``: what is known of it."""
+    """Leave a pair out, as a protocol prescribes for every method alike.
+
+    Attributes:
+        reason: a short snake_case word.
+        values: what is known of the pair nevertheless.
+    """
 
     reason: str
     values: Mapping[str, Value] = field(default_factory=dict, hash=False)
@@ -48,7 +57,13 @@ class Skip:
 
 @dataclass(frozen=True)
 class Fail:
-    """A pair whose value could not be computed, and why; ``values``: what is known of it nevertheless."""
+    """Report a pair that has no value, and why.
+
+    Attributes:
+        reason: a short snake_case word, with a detail after a colon.
+        values: what the pair scores under ``failure: worst``. Empty where the method is not to blame (a mask that
+            cannot be decoded, say): such a pair takes no part in any number.
+    """
 
     reason: str
     values: Mapping[str, Value] = field(default_factory=dict, hash=False)
@@ -104,24 +119,30 @@ class Work:
 
 @dataclass
 class PairMap:
-    """One saliency map, seen as the localisation protocols see it; views are computed once.
+    """Hold one saliency map as the localisation protocols see it; every view is computed once.
 
     Attributes:
-        saliency: float32 (H, W) at the model's input resolution, non-negative, finite, of
-            positive mass.
-        to_original: maps an (H, W) array back to the original image, (height, width).
+        saliency: float32 (H, W) at the model's input resolution, non-negative, finite, of positive mass; zeros
+            where the method failed.
+        to_original: brings an (h, w) array over the model's input to the original image, (height, width), by one
+            interpolation; takes ``"bilinear"`` or ``"bicubic"`` as a second argument.
         target: the annotated class.
-        width, height: of the original image.
+        width: of the original image, in pixels.
+        height: of the original image, in pixels.
         image_classes: class ids of all targets of the image.
-        components: float32 (q, H, W) component maps, or None.
-        whole_image: the model's input is the whole image squashed, nothing cropped, so that
-            ``saliency`` resized to any size is the map at that size.
+        components: float32 (q, h, w) component maps over the model's input, or None.
+        whole_image: True if the model's input is the whole image squashed, nothing cropped, so that ``saliency``
+            resized to any size is the map at that size.
         work: what the map took, or None where it was not recorded.
+        native: float32 (h, w), the map on the method's own grid over the model's input, or None: ``saliency``.
+        mode: how ``native`` is interpolated, ``bilinear`` or ``bicubic``.
+        foreign: float32 (h, w), a map of another program over the whole original image, or None.
+        component_mode: how ``components`` are interpolated.
         views: what metrics of the same map have in common, see :meth:`shared`.
     """
 
     saliency: np.ndarray
-    to_original: Callable[[np.ndarray], np.ndarray]
+    to_original: Callable[..., np.ndarray]
     target: Target
     width: int
     height: int
@@ -129,29 +150,62 @@ class PairMap:
     components: np.ndarray | None = None
     whole_image: bool = False
     work: Work | None = None
+    native: np.ndarray | None = None
+    mode: str = "bilinear"
+    foreign: np.ndarray | None = None
+    component_mode: str = "bilinear"
     views: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def shared(self, key: Any, make: Callable[[], Shared]) -> Shared:
-        """What ``make`` returns, computed by the first metric that asks for ``key``."""
+        """Return what ``make`` returns, computed by the first metric that asks for ``key``."""
         if key not in self.views:
             self.views[key] = make()
         return self.views[key]
 
-    def at_size(self, height: int, width: int) -> np.ndarray:
-        """The map over the whole image at another size, float64 (height, width), bicubic.
+    def at_size(self, height: int, width: int, via: str = "input") -> np.ndarray:
+        """Return the map over the whole image at another size, float64 (height, width), by bicubic interpolation.
 
-        Straight from the model's input where that shows the whole image, so that the map is
-        interpolated once; from the original pixels otherwise. May be slightly negative.
+        A foreign map is resized from its own size. Where the model sees the whole image, others are resized from
+        the model's input (``via="input"``, as ``wsolevaluation``) or from the method's own grid (``"native"``);
+        where it sees a crop, from the original pixels. May be slightly negative.
         """
-        source = (self.saliency if self.whole_image else self.original).astype(np.float64)
+        if self.foreign is not None:
+            source = self.foreign
+        elif not self.whole_image:
+            source = self.original_via(via)
+        else:
+            source = self.native if via == "native" and self.native is not None else self.saliency
+        source = source.astype(np.float64)
         if source.shape == (height, width):
             return source
         return cv2.resize(source, (width, height), interpolation=cv2.INTER_CUBIC)
 
     @cached_property
     def original(self) -> np.ndarray:
-        """The map in the pixels of the original image, float32 (height, width)."""
-        return self.to_original(self.saliency)
+        """The map in the pixels of the original image, float32 (height, width), interpolated at most once."""
+        size = (self.height, self.width)
+        if self.foreign is not None:
+            if self.foreign.shape == size:
+                return self.foreign
+            return cv2.resize(self.foreign, size[::-1], interpolation=cv2.INTER_LINEAR)
+        if self.native is None or self.native.shape == self.saliency.shape:
+            return self.to_original(self.saliency)
+        return self.lifted(self.native, self.mode)
+
+    def lifted(self, grid: np.ndarray, mode: str) -> np.ndarray:
+        """Return a map (h, w) over the model's input in original pixels, non-negative, float32 (height, width)."""
+        return np.maximum(self.to_original(grid, mode) if mode == "bicubic" else self.to_original(grid), 0)
+
+    def original_via(self, via: str) -> np.ndarray:
+        """Return the map in original pixels, float32 (height, width).
+
+        Args:
+            via: ``native``: one interpolation from the method's own grid, as TorchRay (:attr:`original`);
+                ``input``: first to the model's input, then to the original pixels, as ``wsolevaluation``.
+        """
+        if via == "native":
+            return self.original
+        return self.shared("original_via_input", lambda: self.to_original(self.saliency))
 
     @cached_property
     def box_region(self) -> np.ndarray:
@@ -183,24 +237,21 @@ class PairMap:
 
     @cached_property
     def total(self) -> float:
-        """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite.
-
-        Not by OpenCV, whose sum depends in its last bits on where the array lies in memory.
-        """
+        """Sum of :attr:`original` in float64; not finite if any value is NaN or infinite."""
         return float(self.original.astype(np.float64).sum())
 
     @cached_property
     def flaw(self) -> str:
-        """Why no protocol can read the map (``map_not_finite``, ``map_zero_mass``), or ''."""
+        """Why no protocol can read the map (``map_not_finite``, ``map_zero_mass``), or an empty string."""
         if not np.isfinite(self.total):
             return "map_not_finite"
         return "" if self.total > 0 else "map_zero_mass"
 
     @cached_property
-    def peak(self) -> tuple[int, int]:
-        """(x, y) of the maximum in the original image; the first in raster order among ties."""
-        y, x = np.unravel_index(int(self.original.argmax()), self.original.shape)
-        return int(x), int(y)
+    def blank(self) -> PairMap:
+        """The same pair with a map of zeros, which is what ``wsolevaluation`` makes of a map that is not finite."""
+        zeros = np.zeros_like(self.saliency)
+        return replace(self, saliency=zeros, native=None, foreign=None, views={})
 
 
 @dataclass
@@ -218,7 +269,9 @@ class PairBatch:
             unnormalised variant).
         scale: turns cosines into logits as the model was trained.
         mean, std: normalisation of ``images``.
-        valid: bool (P,), pairs that have a map; the others are not to be scored.
+        valid: bool (P,), pairs that have a map and are asked for.
+        failed: bool (P,), pairs that are asked for and whose method gave no map: their maps are zeros, and they
+            are scored as ``failure: worst`` says. None: no pair.
         remap: recomputes the map of changed images of the same pairs (coherency), or None.
         components: of a decomposition, or None.
         batch_size: most images to put through the model at a time.
@@ -237,6 +290,7 @@ class PairBatch:
     remap: Callable[[Tensor], Tensor] | None = None
     components: Components | None = None
     batch_size: int = 64
+    failed: Tensor | None = None
 
 
 @dataclass
@@ -249,6 +303,9 @@ class Metric(abc.ABC):
     Attributes:
         name: the name of its YAML; the columns are named after it.
         limit: score only the pairs of the first N images of the run, or all.
+        failure: what a pair whose method gave no usable map counts as. ``worst``: as :meth:`worst` says, a miss;
+            ``drop``: it leaves the mean; ``common``: it leaves the mean of every method that is compared. Records
+            hold what a failed pair scores, so that a table can apply another policy without computing anything.
         id: stable name of the class in metric keys, whatever file holds it; the class's name if empty. A
             subclass declares its own.
         version: bump it when the values of pairs change: it is part of the metric key, and tables leave
@@ -263,6 +320,7 @@ class Metric(abc.ABC):
 
     name: str = ""
     limit: int | None = None
+    failure: str = "worst"
 
     id: ClassVar[str] = ""
     version: ClassVar[int] = 1
@@ -280,11 +338,24 @@ class Metric(abc.ABC):
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"metric.limit={self.limit}: must be at least 1, or null for all images")
+        check_choice("metric.failure", self.failure, FAILURES)
 
     @property
     @abc.abstractmethod
     def columns(self) -> Sequence[Column]:
         """The numbers that :meth:`aggregate` returns, in order."""
+
+    def worst(self) -> dict[str, Value]:
+        """Return what a pair without a usable map scores under ``failure: worst``.
+
+        The worst value of each column that is a mean over pairs: the lower bound where higher is better, the upper
+        bound where lower is. Empty if such a column is unbounded: then no failed pair takes part. A metric whose
+        worst value depends on the pair says so by the values of its :class:`Fail`.
+        """
+        ends = {c.value or c.name: c.low if c.direction == "higher" else c.high
+                for c in self.columns if c.direction != "none"}  # fmt: skip
+        known = {name: value for name, value in ends.items() if value is not None}
+        return dict(known) if len(known) == len(ends) else {}
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:
         """Sums over the pairs of each image, and the function from their total to the columns.
@@ -310,11 +381,15 @@ class Metric(abc.ABC):
 
 
 class MapMetric(Metric):
-    """A metric of one map; pure NumPy, runs on the CPU."""
+    """Base of metrics of one map: pure NumPy, on the CPU."""
 
     @abc.abstractmethod
     def evaluate(self, pair: PairMap) -> Outcome:
-        """Values of one pair."""
+        """Return the values of one pair."""
+
+    def missed(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Return what a pair scores whose method gave no map, although :meth:`evaluate` gave values for zeros."""
+        return self.worst()
 
 
 @dataclass

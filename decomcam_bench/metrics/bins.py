@@ -2,9 +2,9 @@
 
 The accuracy of each class is that of the same run: the share of its pairs whose top class, over
 all prompts, is the pair's own. Classes fall into ten bins of accuracy, [0, 0.1), ..., [0.9, 1].
-Pairs that the model classifies wrongly count towards the accuracy and take no part in the rest, and
-so do pairs without a usable map, since the accuracy of a class must not depend on the method. Each
-bin reports the mean over its other pairs of insertion, deletion and overall = insertion - deletion.
+Pairs that the model classifies wrongly count towards the accuracy and take no part in the rest. Each bin reports
+the mean over its other pairs of insertion, deletion and overall = insertion - deletion. Pairs without a usable map
+count towards the accuracy under every failure policy, since the accuracy of a class must not depend on the method.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AccuracyBins(Causal):
 
     id = "accuracy_bins"
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     undefined: ClassVar[frozenset[str]] = frozenset(_CURVES)
     census: ClassVar[str] = "correct"
 
@@ -69,7 +69,8 @@ class AccuracyBins(Causal):
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
         """As deletion and insertion; ``correct`` is known of every pair whose image has finite scores.
 
-        Skipped: ``misclassified``. Failed: ``scores_not_finite``, those of the image; ``no_map``, ``map_not_finite``.
+        Skipped: ``misclassified``. Failed: ``scores_not_finite``, those of the image; ``no_map`` and
+        ``map_not_finite``, with the values of a map of zeros.
         """
         outcomes: list[Outcome] = []
         known, correct = (flags.tolist() for flags in self.predicted(batch))
@@ -81,7 +82,7 @@ class AccuracyBins(Causal):
             elif isinstance(outcome, dict):
                 outcomes.append({"correct": right, **outcome})
             else:
-                outcomes.append(dataclasses.replace(outcome, values={"correct": right}))
+                outcomes.append(dataclasses.replace(outcome, values={**outcome.values, "correct": right}))
         return outcomes
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:

@@ -40,12 +40,14 @@ from decomcam_bench.metrics.aggregation import (
     side_by_side,
     sum_by_image,
 )
-from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, annotated_region
+from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Value, annotated_region
 
 #: The step that the reference takes in training; an 8-bit map has 256 levels, so a finer one tells no more apart.
 _FINEST_STEP = 0.001
 #: Magnitudes that float32 arithmetic and OpenCV (which takes a range under 2.2e-16 as none) can handle.
 _ORDINARY = (1e-6, 1e6)
+#: Ways to another size, see :meth:`PairMap.original_via`.
+WAYS = ("native", "input")
 #: A larger square takes gigabytes a map.
 _LARGEST_SIDE = 4096
 
@@ -102,88 +104,26 @@ class ThresholdBoxes:
 
 
 def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
-    """Boxes round the contours of a map at every threshold, as ``wsolevaluation`` draws them.
-
-    The reference calls ``cv2.findContours`` for each threshold. Boxes and areas of its contours follow
-    exactly from the ends of the runs in each row, which ``cv2.findContoursLinkRuns`` links faster; only round
-    a hole the reference goes one row further up and down. Of several contours with the largest area it takes
-    the one that OpenCV lists first: ``cv2.findContours`` is asked where there are several, or where a hole
-    may be as large.
+    """Draw boxes round the contours of a map at every threshold, as ``wsolevaluation`` does.
 
     Args:
         scores: (height, width) in [0, 1].
         cuts: thresholds in [0, 1), shares of the 8-bit map's maximum.
     """
-    height, width = scores.shape
-    image = (scores.astype(np.float64) * 255).astype(np.uint8)
-    levels = (cuts * image.max()).astype(np.uint8)
-    if not image.any():
-        each = np.arange(len(levels))
-        return ThresholdBoxes(np.zeros((len(levels), 4), dtype=np.int64), each, each)
-    contours: list[np.ndarray] = []
-    found_at = []
-    above = np.empty(image.shape, dtype=bool)
-    pixels = above.view(np.uint8)
-    for level in levels:
-        np.greater(image, level, out=above)
-        found = cv2.findContoursLinkRuns(pixels)[0]
-        contours += found
-        found_at.append(len(found))
-    counts = np.array(found_at, dtype=np.int64)
-    starts = counts.cumsum() - counts
-    level_of = levels.repeat(counts)
-    lengths = np.fromiter(map(len, contours), dtype=np.int64, count=len(contours))
-    first = lengths.cumsum() - lengths
-    points = np.ascontiguousarray(np.concatenate(contours)[:, 0].T)
-    areas = _doubled_areas(points, first, lengths, image, level_of)
-    low = np.minimum.reduceat(points, first, axis=1).astype(np.int64)
-    high = np.maximum.reduceat(points, first, axis=1).astype(np.int64)
-
-    holes = areas < 0
-    low[1] -= holes
-    high[1] += holes
-    areas = np.where(holes, 2 * np.prod(high - low, axis=0), areas)  # a hole's is no larger
-    boxes = np.concatenate([low, np.minimum(high + 1, [[width - 1], [height - 1]])]).T
-
-    rivals = areas == np.maximum.reduceat(areas, starts).repeat(counts)
-    places = np.flatnonzero(rivals)
-    largest = places[np.searchsorted(places, starts)]
-    for number in np.flatnonzero((np.add.reduceat(rivals, starts, dtype=np.int64) > 1) | holes[largest]):
-        np.greater(image, levels[number], out=above)
-        found = cv2.findContours(pixels, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-        x, y, w, h = cv2.boundingRect(max(found, key=cv2.contourArea))
-        box = x, y, min(x + w, width - 1), min(y + h, height - 1)
-        own = slice(starts[number], starts[number] + counts[number])
-        largest[number] = own.start + np.flatnonzero((boxes[own] == box).all(axis=1))[0]
-    return ThresholdBoxes(boxes, starts, largest)
-
-
-def _doubled_areas(
-    points: np.ndarray, first: np.ndarray, lengths: np.ndarray, image: np.ndarray, level_of: np.ndarray
-) -> np.ndarray:
-    """Twice ``cv2.contourArea`` of each component's contour, from its polygon of linked run ends; below 0 for holes.
-
-    Both polygons pass through all ends. From row to row OpenCV's contour goes along the wider run and steps
-    over diagonally: the straight link adds ``(|dx| - 1) / 2``. Where a link bridges a gap in its row, the
-    contour goes through the row beside it: ``|dx| - 1``. Holes turn the other way.
-
-    Args:
-        points: int32 (2, n), x and y of all polygons, one after the other.
-        first: where each polygon begins.
-        lengths: its points.
-        image: uint8 (height, width).
-        level_of: of each polygon, the level above which the image was cut.
-    """
-    following = np.empty_like(points)
-    following[:, :-1] = points[:, 1:]
-    following[:, first + lengths - 1] = points[:, first]
-    x, y = points
-    dx, dy = following - points
-    surplus = np.maximum(abs(dx) - 1, 0)
-    flat = np.flatnonzero((dy == 0) & (surplus > 0))
-    gap = image[y[flat], x[flat] + np.sign(dx[flat])] <= level_of.repeat(lengths)[flat]
-    surplus[flat] *= 2 * gap
-    return np.add.reduceat(x * dy - y * dx - surplus, first, dtype=np.int64)
+    image = (scores * 255).astype(np.uint8)
+    boxes: list[Sequence[int]] = []
+    starts: list[int] = []
+    largest: list[int] = []
+    for level in (cuts * image.max()).astype(np.uint8).tolist():
+        above = cv2.threshold(image, level, 255, cv2.THRESH_BINARY)[1]
+        found = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+        starts.append(len(boxes))
+        areas = [cv2.contourArea(contour) for contour in found] if len(found) > 1 else [0.0]
+        largest.append(len(boxes) + areas.index(max(areas)))
+        boxes += [cv2.boundingRect(contour) for contour in found] or [(0, 0, 0, 0)]
+    drawn = np.array(boxes, dtype=np.int64)
+    drawn[:, 2:] = np.minimum(drawn[:, :2] + drawn[:, 2:], np.array(scores.shape[::-1]) - 1)
+    return ThresholdBoxes(drawn, np.array(starts), np.array(largest))
 
 
 def resized_boxes(boxes: np.ndarray, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -213,47 +153,50 @@ class ThresholdedBoxes(MapMetric):
         size: side of the square that map and boxes are brought to; None: original pixels.
         threshold_step: distance of the thresholds (0.01 in the reference's evaluation, 0.001 in
             its training).
+        via: the map is resized from the model's ``input``, as the reference does, or from the ``native`` grid.
     """
 
     contours: str = "all"
     size: int | None = 224
     threshold_step: float = 0.01
+    via: str = "input"
 
     needs: ClassVar[frozenset[str]] = frozenset({"box"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("metric.contours", self.contours, ("largest", "all"))
+        check_choice("metric.via", self.via, WAYS)
         check_grid(self.size, self.threshold_step)
 
     def evaluate(self, pair: PairMap) -> Outcome:
-        """``best_iou``, float64 (thresholds,): the best of any drawn and any annotated box.
+        """Return ``best_iou``, float64 (thresholds,): the best of any drawn and any annotated box.
 
-        Skipped: ``empty_region``, no box or all of them outside the image. Failed:
-        ``map_not_finite``, ``map_zero_mass``.
+        Skipped: ``empty_region``, no box or all of them outside the image. Failed: ``map_not_finite``,
+        ``map_zero_mass``, with the value of a map of zeros, as the reference has it: a box of the first pixel.
         """
         region = annotated_region(pair, "box")
         if not isinstance(region, np.ndarray):
             return region
         if pair.flaw:
-            return Fail(pair.flaw)
+            return Fail(pair.flaw, {"best_iou": self._best(pair.blank)})
+        return {"best_iou": self._best(pair)}
+
+    def _best(self, pair: PairMap) -> np.ndarray:
         size = (pair.height, pair.width) if self.size is None else (self.size, self.size)
+        view = (size, self.via, self.threshold_step)
         drawn = pair.shared(
-            ("threshold_boxes", size, self.threshold_step),
-            lambda: boxes_at_thresholds(min_max_at(pair, size), thresholds(self.threshold_step)),
+            ("threshold_boxes", *view),
+            lambda: boxes_at_thresholds(min_max_at(pair, size, self.via), thresholds(self.threshold_step)),
         )
         annotated = resized_boxes(pair.target.corners, (pair.height, pair.width), size)
-        best = pair.shared(
-            ("best_iou", size, self.threshold_step), lambda: inclusive_iou(drawn.boxes, annotated).max(axis=1)
-        )
-        if self.contours == "largest":
-            return {"best_iou": best[drawn.largest]}
-        return {"best_iou": np.maximum.reduceat(best, drawn.starts)}
+        best = pair.shared(("best_iou", *view), lambda: inclusive_iou(drawn.boxes, annotated).max(axis=1))
+        return best[drawn.largest] if self.contours == "largest" else np.maximum.reduceat(best, drawn.starts)
 
 
-def min_max_at(pair: PairMap, size: tuple[int, int]) -> np.ndarray:
-    """The map at a size (height, width), min-maxed, float64; computed once a map and size."""
-    return pair.shared(("min_max", size), lambda: min_max(pair.at_size(*size)))
+def min_max_at(pair: PairMap, size: tuple[int, int], via: str) -> np.ndarray:
+    """Return the map at a size (height, width), min-maxed, float64; computed once per map, size and way."""
+    return pair.shared(("min_max", size, via), lambda: min_max(pair.at_size(*size, via)))
 
 
 def stacked(records: pd.DataFrame, key: str) -> np.ndarray:
@@ -273,6 +216,7 @@ class MaxBoxAcc(ThresholdedBoxes):
     """
 
     id = "maxboxacc"
+    version: ClassVar[int] = 2
 
     iou_levels: tuple[float, ...] = (0.5,)
 
@@ -318,6 +262,7 @@ class MeanBestIoU(ThresholdedBoxes):
     """Mean over pairs of the best IoU, at the threshold that is best for the data set."""
 
     id = "mean_best_iou"
+    version: ClassVar[int] = 2
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -362,11 +307,15 @@ class OtsuBoxAccuracy(MapMetric):
 
     Attributes:
         iou_level: a hit from this IoU on.
+        via: see :meth:`PairMap.original_via`.
     """
 
     id = "otsu_box"
 
     iou_level: float = 0.5
+    via: str = "native"
+
+    version: ClassVar[int] = 2
 
     needs: ClassVar[frozenset[str]] = frozenset({"box"})
 
@@ -374,6 +323,7 @@ class OtsuBoxAccuracy(MapMetric):
         super().__post_init__()
         if not 0 < self.iou_level <= 1:
             raise ConfigError(f"metric.iou_level={self.iou_level}: must lie in (0, 1]")
+        check_choice("metric.via", self.via, WAYS)
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -381,18 +331,18 @@ class OtsuBoxAccuracy(MapMetric):
         return (Column(name), Column(f"{name}_class_mean", detail=True))
 
     def evaluate(self, pair: PairMap) -> Outcome:
-        """``iou``, the best with any instance, ``hit``, the ``threshold`` and the ``box``.
+        """Return ``iou``, the best with any instance, ``hit``, the ``threshold`` and the ``box``.
 
-        Skipped: ``empty_region``. Failed: ``map_not_finite``, ``map_zero_mass``.
+        Skipped: ``empty_region``. Failed: ``map_not_finite``, ``map_zero_mass``, with the values of a map of zeros,
+        whose box the reference puts on the first pixel.
         """
         region = annotated_region(pair, "box")
         if not isinstance(region, np.ndarray):
             return region
-        if pair.flaw:
-            return Fail(pair.flaw)
-        box, threshold = otsu_box(pair.original)
+        box, threshold = otsu_box((pair.blank if pair.flaw else pair).original_via(self.via))
         iou = float(inclusive_iou(box[None], pair.target.corners).max())
-        return {"iou": iou, "hit": iou >= self.iou_level, "threshold": threshold, "box": box}
+        values: dict[str, Value] = {"iou": iou, "hit": iou >= self.iou_level, "threshold": threshold, "box": box}
+        return Fail(pair.flaw, values) if pair.flaw else values
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:
         """Hits and pairs of each class."""

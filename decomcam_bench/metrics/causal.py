@@ -1,10 +1,18 @@
 """Deletion and insertion (Petsiuk et al. 2018, RISE): does the score fall as the pixels that the map
 ranks first are taken away, and rise as they are put back?
 
-Pixels are ranked by the map at input resolution, descending; equal values by raster position (the
-references' ``np.flip(np.argsort(...))`` leaves ties, all zeros of a ReLU, in no stated order). The
-area under the curve is the trapezoid over the true fractions of changed pixels; RISE spaces the
-points evenly (``area: even``), which differs only where the last step is a short one.
+Pixels are ranked by the map at input resolution, descending. Many are equal: a ReLU leaves half of a map at exactly
+0, and the references' ``np.flip(np.argsort(...))`` takes them in no stated order, which can decide a ranking of
+methods. The score of a point at which only some of the equal pixels are changed is therefore its expectation over
+their order (``ties: mean``), estimated by the mean over ``orders`` random orders, the same for every map of one
+size. ``ties: raster`` goes through equal pixels row by row.
+
+A pair without a usable map is scored as a map of zeros: with ``ties: mean`` its pixels are changed in random order,
+so that a method that fails scores what a map without information scores. A worse value (a deletion of 1) would be
+no value that any map can have; leaving the pair out would reward failing on hard images.
+
+The area under the curve is the trapezoid over the true fractions of changed pixels; RISE spaces the points evenly
+(``area: even``), which differs only where the last step is a short one.
 
 Presets, as the reference implementations really do (steps at 224 x 224 input):
 
@@ -32,7 +40,7 @@ out images whose top class is another.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -46,7 +54,7 @@ from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_choice
-from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip
+from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip, Value
 from decomcam_bench.models.scoring import CLIP, LogitScale
 
 #: What each preset fills in where the options leave a choice open. 0 for a kernel: no blur, zeros.
@@ -60,6 +68,7 @@ SCORES = ("softmax", "sigmoid", "logits", "cosine", "unnormalised")
 #: Scores with another range than probabilities.
 _RANGES: dict[str, tuple[float | None, float | None]] = {"cosine": (-1.0, 1.0), "logits": (None, None)}
 _REFERENCE_ROW = 224
+_MOST_ORDERS = 64
 
 
 def class_scores(
@@ -86,18 +95,47 @@ def class_scores(
     return (scale.scale * similarity.float() * text_norms.float()).softmax(dim=-1)
 
 
-def pixel_ranks(maps: Tensor) -> Tensor:
-    """Position of each pixel in the descending order of its map; ties by raster position.
+@lru_cache(maxsize=32)
+def _shuffled(count: int, number: int) -> Tensor:
+    """Return random order ``number`` of ``count`` pixels, int64 (count,): the same on every machine."""
+    return torch.from_numpy(np.random.Generator(np.random.PCG64([count, number])).permutation(count))
+
+
+def pixel_ranks(maps: Tensor, order: int | None = None) -> Tensor:
+    """Return the position of each pixel in the descending order of its map.
 
     Args:
         maps: (P, H, W).
+        order: number of the random order that equal values are taken in; None: their raster order.
 
     Returns:
         int32 (P, H * W).
     """
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(order.shape[1], device=order.device, dtype=torch.int32)
-    return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, places.expand_as(order))
+    flat = maps.flatten(1)
+    if order is None:
+        sorted_places = flat.argsort(dim=1, descending=True, stable=True)
+    else:
+        shuffled = _shuffled(flat.shape[1], order).to(flat.device)
+        sorted_places = shuffled[flat[:, shuffled].argsort(dim=1, descending=True, stable=True)]
+    places = torch.arange(flat.shape[1], device=flat.device, dtype=torch.int32)
+    return torch.empty_like(sorted_places, dtype=torch.int32).scatter_(1, sorted_places, places.expand_as(flat))
+
+
+def tied_points(maps: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the order of equal pixels matters.
+
+    Args:
+        maps: (P, H, W).
+        points: int64 (n,), changed pixels at each point of the curve, from 0 to all.
+
+    Returns:
+        bool (P, n), True where a point changes some but not all of several equal pixels; and float64 (P,), the share
+        of pixels that have an equal.
+    """
+    ordered = maps.flatten(1).sort(dim=1, descending=True).values
+    equal = ordered[:, 1:] == ordered[:, :-1]
+    padded = F.pad(equal, (1, 1))
+    return padded[:, points], (padded[:, 1:] | padded[:, :-1]).double().mean(dim=1)
 
 
 @lru_cache(maxsize=8)
@@ -158,9 +196,12 @@ class Causal(ModelMetric):
         only_correct: skip images whose top class is not the pair's. None: the preset's.
         score: ``softmax``, ``sigmoid``, ``logits``, ``cosine`` or ``unnormalised``, see :func:`class_scores`.
         area: trapezoid over the true ``fractions``, or ``even`` spacing as RISE.
+        ties: equal pixels in the ``mean`` over random orders, or in ``raster`` order.
+        orders: random orders that the mean is taken over.
     """
 
     id = "causal"
+    version: ClassVar[int] = 2
 
     preset: str | None = None
     curves: str = "both"
@@ -171,6 +212,8 @@ class Causal(ModelMetric):
     only_correct: bool | None = None
     score: str = "softmax"
     area: str = "fractions"
+    ties: str = "mean"
+    orders: int = 4
 
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
 
@@ -179,6 +222,9 @@ class Causal(ModelMetric):
         check_choice("metric.curves", self.curves, ("deletion", "insertion", "both"))
         check_choice("metric.score", self.score, SCORES)
         check_choice("metric.area", self.area, ("fractions", "even"))
+        check_choice("metric.ties", self.ties, ("mean", "raster"))
+        if not 1 <= self.orders <= _MOST_ORDERS:
+            raise ConfigError(f"metric.orders={self.orders}: must lie in 1..{_MOST_ORDERS}")
         if self.preset is not None:
             check_choice("metric.preset", self.preset, tuple(PRESETS))
         self._check_effect()
@@ -232,12 +278,17 @@ class Causal(ModelMetric):
         widest = None if high is None or low is None else high - low
         if self.curves != "both":
             better: Direction = "lower" if self.curves == "deletion" else "higher"
-            return (Column(self.name or self.curves, better, low, high, "score", self.curves),)
+            name = self.name or self.curves
+            return (
+                Column(name, better, low, high, "score", self.curves),
+                Column(f"{name}_ties", "none", value="ties", detail=True),
+            )
         prefix = "" if self.name in ("", "causal") else f"{self.name}_"
         return (
             Column(f"{prefix}deletion", "lower", low, high, "score", "deletion"),
             Column(f"{prefix}insertion", "higher", low, high, "score", "insertion"),
             Column(f"{prefix}overall", "higher", None if widest is None else -widest, widest, "score", "overall"),
+            Column(f"{self.name or 'causal'}_ties", "none", value="ties", detail=True),
         )
 
     def points(self, input_size: tuple[int, int]) -> np.ndarray:
@@ -247,36 +298,39 @@ class Causal(ModelMetric):
         return changed_pixels(height * width, step, int(self.steps or 0))
 
     def scored_per_pair(self, input_size: tuple[int, int]) -> int:
-        inner = len(self.points(input_size)) - 2
+        inner = (len(self.points(input_size)) - 2) * (self.orders if self.ties == "mean" else 1)
         return inner * len(self.curve_names) + (1 if "insertion" in self.curve_names and self.blur_size else 0)
 
     def scored_per_batch(self, input_size: tuple[int, int]) -> int:
         return 1 if "deletion" in self.curve_names or not self.blur_size else 0
 
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
-        """For each curve its area and the ``*_curve`` (float32); ``overall`` where both are drawn.
+        """Return for each curve its area and the ``*_curve`` (float32), ``overall`` where both are drawn, and ``ties``.
 
-        Skipped: ``misclassified`` (``only_correct`` alone), whether there is a map or not: what a protocol leaves
-        out does not depend on the method. Failed: ``no_map``, ``map_not_finite``.
+        ``ties`` is the share of pixels that have an equal. Skipped: ``misclassified`` (``only_correct`` alone),
+        whether there is a map or not: what a protocol leaves out does not depend on the method. Failed: ``no_map``
+        and ``map_not_finite``, with the values of a map of zeros.
         """
         if self.preset is None:
             raise ConfigError("metric.preset=null: resolve the metric with its data set first")
         outcomes: list[Outcome] = [Fail("no_map")] * len(batch.maps)
         finite = batch.maps.isfinite().flatten(1).all(dim=1)
         known, correct = self.predicted(batch)
-        chosen = []
-        flags = torch.stack([batch.valid.to(finite.device), finite, known & ~correct], dim=1).tolist()
-        for place, (valid, is_finite, is_wrong) in enumerate(flags):
+        failed = batch.valid & False if batch.failed is None else batch.failed
+        chosen, reasons = [], {}
+        flags = torch.stack([f.to(finite.device) for f in (batch.valid, failed, finite, known & ~correct)], dim=1)
+        for place, (valid, is_failed, is_finite, is_wrong) in enumerate(flags.tolist()):
             if self.only_correct and is_wrong:
                 outcomes[place] = Skip("misclassified")
-            elif valid and not is_finite:
-                outcomes[place] = Fail("map_not_finite")
-            elif valid:
+            elif valid or is_failed:
                 chosen.append(place)
+                if is_failed or not is_finite:
+                    reasons[place] = "no_map" if is_failed else "map_not_finite"
         if chosen:
-            curves = self._curves(batch, torch.tensor(chosen, device=batch.maps.device)).cpu().numpy()
-            for place, drawn in zip(chosen, curves, strict=True):
-                outcomes[place] = self._values(drawn, self.points((batch.maps.shape[-2], batch.maps.shape[-1])))
+            maps = torch.where(finite.view(-1, 1, 1), batch.maps, 0.0)
+            for place, values in zip(chosen, self._scored(batch, maps, chosen), strict=True):
+                whole = place not in reasons
+                outcomes[place] = values if whole else Fail(reasons[place], _finite(values))
         return outcomes
 
     def predicted(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -284,7 +338,21 @@ class Causal(ModelMetric):
         scores = class_scores(batch.image_similarity, self.score, batch.text_norms, batch.scale)
         return scores.isfinite().all(dim=1), scores.argmax(dim=1) == batch.class_ids
 
-    def _values(self, drawn: np.ndarray, points: np.ndarray) -> Outcome:
+    def worst(self) -> dict[str, Value]:
+        """Return nothing: what a failed pair scores depends on its image, see :meth:`evaluate_batch`."""
+        return {}
+
+    def _scored(self, batch: PairBatch, maps: Tensor, chosen: Sequence[int]) -> Iterator[dict[str, Value]]:
+        """Yield the values of the chosen pairs."""
+        size = (maps.shape[-2], maps.shape[-1])
+        points = torch.as_tensor(self.points(size), device=maps.device)
+        places = torch.tensor(chosen, device=maps.device)
+        matters, ties = tied_points(maps[places], points)
+        curves = self._curves(batch, maps, places, matters).cpu().numpy()
+        for drawn, share in zip(curves, ties.tolist(), strict=True):
+            yield {**self._values(drawn, self.points(size)), "ties": share}
+
+    def _values(self, drawn: np.ndarray, points: np.ndarray) -> dict[str, Value]:
         fractions = points / points[-1] if self.area == "fractions" else np.linspace(0.0, 1.0, len(points))
         areas = {
             name: area_under(curve.astype(np.float64), fractions)
@@ -297,11 +365,12 @@ class Causal(ModelMetric):
         }
         return {**areas, **curves}
 
-    def _curves(self, batch: PairBatch, chosen: Tensor) -> Tensor:
-        """Scores (pairs, curves, points) of the chosen pairs.
+    def _curves(self, batch: PairBatch, maps: Tensor, chosen: Tensor, matters: Tensor) -> Tensor:
+        """Return the scores (pairs, curves, points) of the chosen pairs.
 
-        The whole image's score is known; the substrate of zeros is scored once; the masked images
-        are made ``batch_size`` at a time.
+        The whole image's score is known; the substrate of zeros is scored once; the masked images are made
+        ``batch_size`` at a time. Where the order of equal pixels ``matters`` (pairs, points), each of the orders
+        is scored and their mean taken.
         """
         height, width = batch.maps.shape[-2:]
         points = torch.as_tensor(self.points((height, width)), device=chosen.device)
@@ -331,21 +400,28 @@ class Causal(ModelMetric):
                 scores[:, place, 0] = self._in_batches(batch, everyone, lambda m: measure(starts[m], m))
                 scores[:, place, -1] = whole
 
-        ranks = pixel_ranks(batch.maps[chosen])
         inner = len(points) - 2
         inserting = torch.tensor([name == "insertion" for name in names], device=chosen.device)
+        total = torch.zeros(len(chosen), len(names), inner, device=chosen.device, dtype=torch.float64)
+        orders: Sequence[int | None] = range(self.orders) if self.ties == "mean" else [None]
+        for number, order in enumerate(orders):
+            ranks = pixel_ranks(maps[chosen], order)
 
-        def masked(job: Tensor) -> Tensor:
-            pair, curve, point = job // (inner * len(names)), job // inner % len(names), job % inner + 1
-            changed = ranks[pair] < points[point].unsqueeze(1)
-            kept = (changed == inserting[curve].unsqueeze(1)).view(-1, 1, height, width)
-            other = torch.zeros((), device=chosen.device, dtype=images.dtype)
-            if starts is not None:
-                other = torch.where(inserting[curve].view(-1, 1, 1, 1), starts[pair], other)
-            return measure(torch.where(kept, images[pair], other), pair)
+            def masked(job: Tensor, ranks: Tensor = ranks) -> Tensor:
+                pair, curve, point = job // (inner * len(names)), job // inner % len(names), job % inner + 1
+                changed = ranks[pair] < points[point].unsqueeze(1)
+                kept = (changed == inserting[curve].unsqueeze(1)).view(-1, 1, height, width)
+                other = torch.zeros((), device=chosen.device, dtype=images.dtype)
+                if starts is not None:
+                    other = torch.where(inserting[curve].view(-1, 1, 1, 1), starts[pair], other)
+                return measure(torch.where(kept, images[pair], other), pair)
 
-        jobs = torch.arange(len(chosen) * len(names) * inner, device=chosen.device)
-        scores[:, :, 1:-1] = self._in_batches(batch, jobs, masked).view(len(chosen), len(names), inner)
+            wanted = matters[:, None, 1:-1].expand_as(total) if number else torch.ones_like(total, dtype=torch.bool)
+            jobs = wanted.flatten().nonzero().squeeze(1)
+            found = self._in_batches(batch, jobs, masked).double()
+            total.view(-1).index_add_(0, jobs, found)
+        times = torch.where(matters[:, None, 1:-1], len(orders), 1)
+        scores[:, :, 1:-1] = (total / times).float()
         return scores
 
     @staticmethod
@@ -353,3 +429,9 @@ class Causal(ModelMetric):
         if not len(jobs):
             return torch.zeros(0, device=jobs.device)
         return torch.cat([measure(part) for part in jobs.split(max(1, batch.batch_size))])
+
+
+def _finite(values: dict[str, Value]) -> dict[str, Value]:
+    """Return the values of a failed pair, or nothing where its image has no finite scores."""
+    numbers = [value for value in values.values() if isinstance(value, float)]
+    return values if all(np.isfinite(number) for number in numbers) else {}

@@ -27,7 +27,7 @@ from torch import Tensor
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.methods.base import min_max
-from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch
+from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch, Value
 from decomcam_bench.metrics.causal import SCORES, class_scores, pixel_ranks
 
 
@@ -59,6 +59,7 @@ class ConfidenceDrop(ModelMetric):
     """
 
     id = "confidence_drop"
+    version: ClassVar[int] = 2
 
     drop: str = "relative"
     confidence: str = "own"
@@ -92,19 +93,36 @@ class ConfidenceDrop(ModelMetric):
         return 1
 
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
-        """``drop``, ``increase`` and the confidences ``whole`` (p) and ``masked`` (p').
+        """Return ``drop``, ``increase`` and the confidences ``whole`` (p) and ``masked`` (p').
 
-        Failed: ``no_map``, ``map_not_finite``.
+        Failed: ``no_map`` and ``map_not_finite``, as if nothing were left of the confidence: a drop of all of it (of
+        1 where it is relative), and no increase.
         """
         outcomes, chosen = usable(batch)
+        self._fill_missed(batch, outcomes)
         if chosen:
             values = self._confidences(batch, self.visible(batch.maps), torch.tensor(chosen, device=batch.maps.device))
             for place, row in zip(chosen, _rows(values), strict=True):
                 outcomes[place] = row
         return outcomes
 
+    def _fill_missed(self, batch: PairBatch, outcomes: list[Outcome]) -> None:
+        """Give the failed pairs their values under ``failure: worst``, where their image has finite scores."""
+        scores = class_scores(batch.image_similarity, self.score, batch.text_norms, batch.scale).double()
+        own = scores.gather(1, batch.class_ids.unsqueeze(1)).squeeze(1)
+        before = (own if self.confidence == "own" else scores.amax(dim=1)).tolist()
+        asked = batch.valid if batch.failed is None else batch.valid | batch.failed
+        for place, (whole, is_asked) in enumerate(zip(before, asked.tolist(), strict=True)):
+            outcome = outcomes[place]
+            if is_asked and isinstance(outcome, Fail) and np.isfinite(whole):
+                outcomes[place] = Fail(outcome.reason, self._missed(whole))
+
+    def _missed(self, whole: float) -> dict[str, Value]:
+        lost = 1.0 if self.drop == "relative" else whole + (1.0 if self.score == "cosine" else 0.0)
+        return {"drop": lost, "increase": False, "whole": whole}
+
     def visible(self, maps: Tensor) -> Tensor:
-        """The maps (P, H, W), min-maxed, with the lower pixels muted."""
+        """Return the maps (P, H, W), min-maxed, with the lower pixels muted."""
         shown = min_max(maps.float(), (1, 2))
         if self.keep < 1:
             kept = pixel_ranks(maps) < round(self.keep * maps[0].numel())
@@ -132,6 +150,7 @@ class ADCC(ConfidenceDrop):
     """Average drop, coherency and complexity as one number."""
 
     id = "adcc"
+    version: ClassVar[int] = 2
 
     needs: ClassVar[frozenset[str]] = frozenset({"score", "remap"})
 
@@ -157,14 +176,15 @@ class ADCC(ConfidenceDrop):
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
         """As the base, with ``coherency``, ``complexity`` and ``adcc``.
 
-        Failed: also ``no_remap``, the method cannot be run on changed images, and
-        ``masked_map_not_finite``.
+        Failed: as the base, with an ADCC of 0; ``masked_map_not_finite``, likewise; and ``no_remap``, the method
+        cannot be run on changed images, so that its pairs have no value at all.
         """
         outcomes, chosen = usable(batch)
+        if batch.remap is None:
+            return [Fail("no_remap") for _ in outcomes]
+        self._fill_missed(batch, outcomes)
         if not chosen:
             return outcomes
-        if batch.remap is None:
-            return [Fail("no_remap") if place in chosen else outcomes[place] for place in range(len(outcomes))]
         places = torch.tensor(chosen, device=batch.maps.device)
         visible = self.visible(batch.maps)
         values = self._confidences(batch, visible, places)
@@ -177,8 +197,12 @@ class ADCC(ConfidenceDrop):
         values["adcc"] = adcc(values["drop"], values["coherency"], values["complexity"])
         finite = remapped.isfinite().flatten(1).all(dim=1).tolist()
         for place, row, usable_again in zip(chosen, _rows(values), finite, strict=True):
-            outcomes[place] = row if usable_again else Fail("masked_map_not_finite")
+            missed = Fail("masked_map_not_finite", self._missed(float(values["whole"][chosen.index(place)])))
+            outcomes[place] = row if usable_again else missed
         return outcomes
+
+    def _missed(self, whole: float) -> dict[str, Value]:
+        return {**super()._missed(whole), "coherency": 0.0, "complexity": 1.0, "adcc": 0.0}
 
 
 def usable(batch: PairBatch) -> tuple[list[Outcome], list[int]]:

@@ -11,7 +11,7 @@ Of maps that were kept without their passes, those of methods that score images 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, ratio, sum_by_image
-from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap
+from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Value
 
 _PASSES = ("forward", "head", "backward")
 
@@ -67,6 +67,10 @@ class Efficiency(MapMetric):
         if work.seconds is None or work.peak_mib is None:
             return Fail("machine_not_measured")
         return {**passes, "seconds": work.seconds, "peak_mib": work.peak_mib}
+
+    def missed(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Return what the failed map took: the passes were spent all the same."""
+        return values
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:
         """Sums of the passes and of the seconds, and pairs; the peak is that of the whole run."""

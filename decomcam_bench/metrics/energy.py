@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
 from decomcam_bench.core.validation import check_choice
+from decomcam_bench.datasets.subset_rules import no_single_object
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
+from decomcam_bench.metrics.boxes import WAYS
 
 
 @dataclass
@@ -29,37 +32,42 @@ class Energy(RegionMetric):
     Attributes:
         objects: ``all`` pairs; or ``single``: only pairs of one box that covers less than half of
             the image.
+        via: see :meth:`PairMap.original_via`.
     """
 
     id = "energy"
 
     objects: str = "all"
+    via: str = "native"
+
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("metric.objects", self.objects, ("all", "single"))
+        check_choice("metric.via", self.via, WAYS)
 
     @property
     def columns(self) -> Sequence[Column]:
         return (Column(self.name or "energy", value="energy"),)
 
     def evaluate(self, pair: PairMap) -> Outcome:
-        """``energy`` in 0..1.
+        """Return ``energy`` in 0..1.
 
-        Skipped: ``several_objects``, ``large_object`` (``single`` only), ``no_mask``,
-        ``empty_region``. Failed: ``map_not_finite``, ``map_zero_mass``.
+        Skipped: ``several_objects``, ``large_object`` (``single`` only), ``no_mask``, ``empty_region``. Failed:
+        ``bad_mask``; ``map_not_finite`` and ``map_zero_mass``, with an energy of 0: nothing lies on the object.
         """
         region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
             return region
         if self.objects == "single":
-            if len(pair.target.boxes) != 1:
-                return Skip("several_objects")
-            if int(np.count_nonzero(pair.box_region)) * 2 >= region.size:
-                return Skip("large_object")
+            reason = no_single_object(pair.target, pair.width, pair.height)
+            if reason:
+                return Skip(reason)
         if pair.flaw:
-            return Fail(pair.flaw)
-        mask = region.view(np.uint8)
-        inside = cv2.mean(pair.original, mask=mask)[0] * cv2.countNonZero(mask)
+            return Fail(pair.flaw, {"energy": 0.0})
+        mask, seen = region.view(np.uint8), pair.original_via(self.via)
+        total = pair.total if seen is pair.original else float(seen.astype(np.float64).sum())
+        inside = cv2.mean(seen, mask=mask)[0] * cv2.countNonZero(mask)
         # The two sums round differently: all of the mass may be a last bit more than all of it.
-        return {"energy": min(inside / pair.total, 1.0)}
+        return {"energy": min(inside / total, 1.0)}

@@ -23,7 +23,7 @@ floors on every machine.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -105,6 +105,7 @@ class PartAgreement(MapMetric):
     """
 
     id = "parts"
+    version: ClassVar[int] = 2
 
     assign_by: str = "overlap"
     tolerance: float = 0.0
@@ -137,11 +138,12 @@ class PartAgreement(MapMetric):
         )
 
     def evaluate(self, pair: PairMap) -> Outcome:
-        """The values of the module's list, ``iou`` float64 (19,), each with its ``*_floor``, and
-        the counts ``n_components`` (of positive mass; others take no part), ``n_parts`` (visible) and ``n_couples``.
+        """Return the values of the module's list, ``iou`` float64 (19,), each with its ``*_floor``, and counts.
 
-        Skipped: ``no_parts``, ``no_visible_part``, ``no_components`` (the method has none).
-        Failed: ``bad_part_mask: ...``, ``components_not_finite``, ``components_zero_mass``.
+        The counts are ``n_components`` (of positive mass; others take no part), ``n_parts`` (visible) and
+        ``n_couples``. Skipped: ``no_parts``, ``no_visible_part``, ``no_components`` (the method has none). Failed:
+        ``bad_part_mask``; ``components_not_finite`` and ``components_zero_mass``, with 0 everywhere, floors
+        included: nothing hits nothing, displaced or not.
         """
         if not pair.target.parts:
             return Skip("no_parts")
@@ -154,11 +156,11 @@ class PartAgreement(MapMetric):
         if not len(parts):
             return Skip("no_visible_part")
         if not np.isfinite(pair.components).all():
-            return Fail("components_not_finite")
-        original = np.stack([np.maximum(pair.to_original(component), 0) for component in pair.components])
+            return Fail("components_not_finite", self._missed(len(parts)))
+        original = np.stack([pair.lifted(component, pair.component_mode) for component in pair.components])
         components = original[original.reshape(len(original), -1).max(axis=1) > 0]
         if not len(components):
-            return Fail("components_zero_mass")
+            return Fail("components_zero_mass", self._missed(len(parts)))
         identity = np.array([pair.target.class_id, pair.width, pair.height, self.seed], dtype=np.int64).tobytes()
         seed = zlib.crc32(identity + np.ascontiguousarray(pair.target.boxes).tobytes())
         floor = self._agreement(displaced(components, seed), parts)
@@ -170,6 +172,16 @@ class PartAgreement(MapMetric):
             "n_parts": len(parts),
             "n_couples": min(len(components), len(parts)),
         }
+
+    def missed(self, values: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Return zeros where the map failed, whatever the components were."""
+        return self._missed(int(np.asarray(values["n_parts"])))
+
+    def _missed(self, parts: int) -> dict[str, Value]:
+        keys = (*_SCALARS, "diversity", *(f"{kind}_floor" for kind in _SCALARS))
+        nothing = np.zeros(LEVELS - 1)
+        return {**dict.fromkeys(keys, 0.0), "iou": nothing, "iou_floor": nothing, "n_components": 0, "n_parts": parts,
+                "n_couples": 0}  # fmt: skip
 
     def part_masks(self, pair: PairMap) -> np.ndarray:
         """Visible parts, bool (p, height, width) of the original image; empty ones left out.

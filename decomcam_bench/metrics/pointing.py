@@ -1,16 +1,18 @@
 """Pointing game: does the maximum of the map hit the object?
 
-Protocol (Zhang et al. 2018, as TorchRay's ``benchmark/pointing_game.py`` implements it): the map is
-brought to the pixels (w, h) of the original image; its maximum (px, py) is a hit if any pixel of
-the annotated region satisfies ``(x - px)**2 + (y - py)**2 < tolerance**2``, strictly. All
-instances of the class make one region. A pair all of whose objects are flagged difficult is
-skipped; otherwise the difficult objects stay in the region. The number of the data set is the mean
-over classes of hits / (hits + misses).
+Protocol (Zhang et al. 2018, as TorchRay's ``benchmark/pointing_game.py`` implements it): the map is brought to the
+pixels (w, h) of the original image by one bilinear interpolation; its maximum (px, py) is a hit if any pixel of the
+annotated region satisfies ``(x - px)**2 + (y - py)**2 < tolerance**2``, strictly. All instances of the class make
+one region. A pair all of whose objects are flagged difficult is skipped; otherwise the difficult objects stay in
+the region. The number of the data set is the mean over classes of hits / (hits + misses).
 
-Known disagreements: gScoreCAM reports the share of pairs (our ``_pair_mean``), passes the point as
-(row, column) where (x, y) is read, and halves the box's size instead of taking its centre; Quantus
-has no tolerance, counts a hit if *any* of several tied maxima hits, and turns an undefined hit
-into a true one.
+Where several pixels share the maximum, the hit is the share of them that hit: the first in raster order, which
+TorchRay takes (``ties: first``), favours objects at the top left. A pair without a usable map is a miss. TorchRay
+takes the pixel (0, 0) there, a miss unless the object reaches within the tolerance of that corner.
+
+Known disagreements: gScoreCAM reports the share of pairs (our ``_pair_mean``), passes the point as (row, column)
+where (x, y) is read, and halves the box's size instead of taking its centre; Quantus has no tolerance, counts a hit
+if *any* of several tied maxima hits, and turns an undefined hit into a true one.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_choice
+from decomcam_bench.datasets.subset_rules import is_difficult
 from decomcam_bench.metrics.aggregation import (
     ImageSums,
     Totals,
@@ -36,6 +40,7 @@ from decomcam_bench.metrics.aggregation import (
     sum_by_image,
 )
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
+from decomcam_bench.metrics.boxes import WAYS
 
 
 @lru_cache(maxsize=8)
@@ -65,14 +70,27 @@ def hits_region(point: tuple[int, int], region: np.ndarray, tolerance: float) ->
     return bool((window & disc[row : row + window.shape[0], column : column + window.shape[1]]).any())
 
 
-def is_difficult(pair: PairMap, region: np.ndarray) -> bool:
-    """The *difficult* subset of Zhang et al. (2018), section 5.1.
+def maxima(scores: np.ndarray) -> np.ndarray:
+    """Return the places of the maximum in raster order: int64 (n, 2), rows (y, x)."""
+    return np.stack(np.unravel_index(np.flatnonzero(scores == scores.max()), scores.shape), axis=1)
 
-    The region covers less than a quarter of the image, and the image shows another class too.
-    TorchRay reads the authors' lists for VOC07 and COCO14, which follow this definition.
+
+def share_of_hits(peaks: np.ndarray, region: np.ndarray, tolerance: float) -> float:
+    """Return the share of peaks that hit the region.
+
+    Args:
+        peaks: int (n, 2), rows (y, x), inside the image.
+        region: bool (height, width), not empty.
+        tolerance: see :func:`hits_region`.
     """
-    distracted = any(other != pair.target.class_id for other in pair.image_classes)
-    return distracted and int(np.count_nonzero(region)) * 4 < region.size
+    if len(peaks) == 1:
+        return float(hits_region((int(peaks[0, 1]), int(peaks[0, 0])), region, tolerance))
+    if tolerance == 0:
+        return float(region[peaks[:, 0], peaks[:, 1]].mean())
+    distance = cv2.distanceTransform((~region).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Squared distances between pixels are whole numbers.
+    squared = np.rint(distance[peaks[:, 0], peaks[:, 1]].astype(np.float64) ** 2)
+    return float(((squared < tolerance**2) | (squared == 0)).mean())
 
 
 @dataclass
@@ -87,6 +105,8 @@ class PointingGame(RegionMetric):
             a subset the second measures the subset, so the first is the default.
         skip_difficult_only: leave out pairs whose objects are all flagged difficult.
         n_classes: classes of the data set; filled in by :meth:`resolve` for ``zero``.
+        ties: of several equal maxima, the ``share`` that hits, or the ``first`` in raster order.
+        via: see :meth:`PairMap.original_via`.
     """
 
     id = "pointing"
@@ -96,6 +116,10 @@ class PointingGame(RegionMetric):
     absent_classes: str = "ignore"
     skip_difficult_only: bool = True
     n_classes: int | None = None
+    ties: str = "share"
+    via: str = "native"
+
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +127,8 @@ class PointingGame(RegionMetric):
             raise ConfigError(f"metric.tolerance={self.tolerance}: must lie in 0..10000 pixels")
         check_choice("metric.aggregate_by", self.aggregate_by, ("class_mean", "pair_mean"))
         check_choice("metric.absent_classes", self.absent_classes, ("ignore", "zero"))
+        check_choice("metric.ties", self.ties, ("share", "first"))
+        check_choice("metric.via", self.via, WAYS)
 
     def resolve(self, dataset: Any) -> PointingGame:
         n_classes = len(dataset.class_names) if self.absent_classes == "zero" else None
@@ -115,24 +141,30 @@ class PointingGame(RegionMetric):
         return (Column(name), Column(f"{name}_{other}", detail=True), Column(f"{name}_difficult", detail=True))
 
     def evaluate(self, pair: PairMap) -> Outcome:
-        """``hit``, whether the pair is of the ``difficult`` subset, and the maximum ``x``, ``y``.
+        """Return ``hit`` (0..1), whether the pair is of the ``difficult`` subset, and its maximum.
 
-        Skipped: ``difficult_only``, ``no_mask``, ``empty_region``. Failed: ``map_not_finite``,
-        ``map_zero_mass``. The first of several equal maxima in raster order counts.
+        ``x`` and ``y`` are those of the first maximum in raster order, ``tied`` is the number of equal maxima.
+        Skipped: ``difficult_only``, ``no_mask``, ``empty_region``. Failed: ``bad_mask``; ``map_not_finite`` and
+        ``map_zero_mass``, as misses.
         """
         if self.skip_difficult_only and len(pair.target.difficult) and pair.target.difficult.all():
             return Skip("difficult_only")
         region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
             return region
+        classes = {pair.target.class_id, *pair.image_classes}
+        difficult = is_difficult(int(np.count_nonzero(region)), region.size, classes)
         if pair.flaw:
-            return Fail(pair.flaw)
-        x, y = pair.peak
+            return Fail(pair.flaw, {"hit": 0.0, "difficult": difficult})
+        peaks = pair.shared(("peaks", self.via), lambda: maxima(pair.original_via(self.via)))
+        chosen = peaks if self.ties == "share" else peaks[:1]
+        hit = share_of_hits(chosen, region, self.tolerance)
         return {
-            "hit": hits_region((x, y), region, self.tolerance),
-            "difficult": is_difficult(pair, region),
-            "x": x,
-            "y": y,
+            "hit": hit,
+            "difficult": difficult,
+            "x": int(peaks[0, 1]),
+            "y": int(peaks[0, 0]),
+            "tied": len(peaks),
         }
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:

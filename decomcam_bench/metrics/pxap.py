@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -19,8 +20,8 @@ import pandas as pd
 
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, sum_by_image
-from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, annotated_region
-from decomcam_bench.metrics.boxes import check_grid, min_max_at, stacked, thresholds
+from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, Value, annotated_region
+from decomcam_bench.metrics.boxes import WAYS, check_grid, min_max_at, stacked, thresholds
 
 _NEAR_AN_EDGE = 1e-9
 
@@ -68,6 +69,7 @@ class PxAP(RegionMetric):
         size: side of the square that map and mask are brought to; None: original pixels.
         threshold_step: width of the bins.
         ignore: ``none``; or ``crowd``: pixels of crowd regions alone count neither way.
+        via: the map is resized from the model's ``input``, as the reference does, or from the ``native`` grid.
     """
 
     id = "pxap"
@@ -75,9 +77,13 @@ class PxAP(RegionMetric):
     size: int | None = 224
     threshold_step: float = 0.01
     ignore: str = "none"
+    via: str = "input"
+
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("metric.via", self.via, WAYS)
         check_choice("metric.ignore", self.ignore, ("none", "crowd"))
         check_grid(self.size, self.threshold_step)
 
@@ -86,10 +92,11 @@ class PxAP(RegionMetric):
         return (Column(self.name or "pxap"),)
 
     def evaluate(self, pair: PairMap) -> Outcome:
-        """Histograms ``object`` and ``background``, int64 (bins,).
+        """Return the histograms ``object`` and ``background``, int64 (bins,).
 
-        Skipped: ``no_mask``, ``empty_region``, ``only_ignored`` (every object pixel is ignored).
-        Failed: ``bad_mask``, ``map_not_finite``, ``map_zero_mass``.
+        Skipped: ``no_mask``, ``empty_region``, ``only_ignored`` (every object pixel is ignored). Failed:
+        ``bad_mask``; ``map_not_finite`` and ``map_zero_mass``, with all pixels in the lowest bin, as the reference
+        has it.
         """
         region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
@@ -102,14 +109,16 @@ class PxAP(RegionMetric):
             if not region.any():
                 return Skip("only_ignored")
             counted = _nearest(counted, size)
-        if pair.flaw:
-            return Fail(pair.flaw)
         inside = _nearest(region, size)
         edges = np.append(thresholds(self.threshold_step), 1.0)
-        bins = pair.shared(("bins", size, self.threshold_step), lambda: bin_of(min_max_at(pair, size), edges))
+        seen = pair.blank if pair.flaw else pair
+        bins = seen.shared(
+            ("bins", size, self.via, self.threshold_step), lambda: bin_of(min_max_at(seen, size, self.via), edges)
+        )
         both = bins + len(edges) * inside
         counts = np.bincount((both if counted is None else both[counted]).ravel(), minlength=2 * len(edges))
-        return {"object": counts[len(edges) :], "background": counts[: len(edges)]}
+        values: dict[str, Value] = {"object": counts[len(edges) :], "background": counts[: len(edges)]}
+        return Fail(pair.flaw, values) if pair.flaw else values
 
     def image_sums(self, records: pd.DataFrame) -> ImageSums:
         """Both histograms."""

@@ -45,15 +45,38 @@ def metric_records(cell: Cell, metric_key: str) -> pd.DataFrame:
     return cell.read(metric_key, without_curves)
 
 
-def evaluated(records: pd.DataFrame, metric: Metric | None = None) -> pd.DataFrame:
-    """The records that numbers follow from: those of evaluated pairs, and of a metric with a ``census``
-    those where that is known."""
+#: Columns of records that say which pair they are of and what became of it; the others are values.
+PAIR_COLUMNS = frozenset({"position", "image_id", "class_id", "class_name", "status", "reason", "detail", "source"})
+
+
+def evaluated(records: pd.DataFrame, metric: Metric | None = None, failure: str | None = None) -> pd.DataFrame:
+    """Return the records that a metric's numbers follow from.
+
+    Args:
+        records: of all pairs.
+        metric: whose they are; None: only pairs with a value of their own count.
+        failure: the policy for pairs whose method failed, see :attr:`Metric.failure`; None: the metric's own.
+            ``common`` is the same as ``drop`` here, since one cell does not know the pairs of the others.
+
+    Returns:
+        Evaluated pairs; with ``worst`` also failed pairs that have values; of a metric with a ``census`` all pairs
+        of which that is known, their other values empty where they do not count.
+    """
     if not len(records):
         return records
     good = records["status"] == "ok"
-    if metric is not None and metric.census in records:
-        good |= records[metric.census].notna()
-    return records[good]
+    if metric is None:
+        return records[good]
+    counted = good.copy()
+    if (failure or metric.failure) == "worst":
+        values = [name for name in records if name not in PAIR_COLUMNS and name != metric.census]
+        counted |= (records["status"] == "failed") & records[values].notna().any(axis=1)
+    if metric.census not in records:
+        return records[counted]
+    others = [name for name in records if name not in PAIR_COLUMNS and name != metric.census]
+    known = records.copy()
+    known[others] = known[others].where(counted)
+    return known[counted | records[metric.census].notna()]
 
 
 def labels(content: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.datasets.base import ArrayMask, Dataset, Sample, Target
 from decomcam_bench.datasets.benchmarks.voc import VOC
-from decomcam_bench.datasets.subsets import is_difficult, is_single_object, select
+from decomcam_bench.datasets.subsets import is_difficult_pair, is_single_object_pair, select
 from decomcam_bench.datasets.toybox.dataset import ToyBox
 from tests.datasets import layouts
 from tests.datasets.test_bad_data import NAMES
@@ -121,7 +121,7 @@ def _box(class_id: int, *boxes: tuple[float, ...], crowd: list[bool] | None = No
 )
 def test_difficult(targets: list[Target], expected: list[bool]) -> None:
     sample = _sample(*targets)
-    assert [is_difficult(sample, target, "box") for target in targets] == expected
+    assert [is_difficult_pair(sample, target, "box") for target in targets] == expected
 
 
 def test_difficult_by_mask() -> None:
@@ -129,8 +129,8 @@ def test_difficult_by_mask() -> None:
     mask[:10] = True
     target = Target.of(0, "a", [(0, 0, 100, 100)], masks=(ArrayMask(mask),))
     sample = _sample(target, _box(1, (0, 0, 5, 5)))
-    assert is_difficult(sample, target, "mask")
-    assert not is_difficult(sample, target, "box")
+    assert is_difficult_pair(sample, target, "mask")
+    assert not is_difficult_pair(sample, target, "box")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_difficult_by_mask() -> None:
     ],
 )
 def test_single_object(target: Target, expected: bool) -> None:
-    assert is_single_object(_sample(target), target, "box") is expected
+    assert is_single_object_pair(_sample(target), target, "box") is expected
 
 
 @pytest.mark.parametrize("kind", ["difficult", "single_object"])

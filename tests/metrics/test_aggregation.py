@@ -18,7 +18,18 @@ def records(pairs: int) -> pd.DataFrame:
     scalar = {
         name: RANDOM.random(pairs)
         for name in (
-            *("energy", "deletion", "insertion", "overall", "drop", "increase", "adcc", "coherency", "complexity"),
+            *(
+                "energy",
+                "deletion",
+                "insertion",
+                "overall",
+                "drop",
+                "increase",
+                "adcc",
+                "coherency",
+                "complexity",
+                "ties",
+            ),
             *("pointing", "covered", "diversity", "pointing_floor", "energy_floor", "covered_floor"),
         )
     }

@@ -85,15 +85,21 @@ def test_accuracy_does_not_depend_on_the_maps() -> None:
     model = Counting(torch.eye(2).view(2, 1, 1, 2).expand(2, 3, 1, 2))
     metric, maps, classes = AccuracyBins(preset="decomcam"), torch.rand(4, 1, 2), [0, 0, 0, 1]
     every = metric.evaluate_batch(batch(maps, images, model, classes))
-    some = metric.evaluate_batch(batch(maps, images, model, classes, valid=torch.tensor([False, False, True, True])))
-    assert some[:2] == [Fail("no_map", {"correct": True}), Skip("misclassified", {"correct": False})]
+    failed = torch.tensor([True, True, False, False])
+    some = metric.evaluate_batch(batch(maps, images, model, classes, valid=~failed, failed=failed))
+    assert (some[0].reason, some[0].values["correct"]) == ("no_map", True)
+    assert some[1] == Skip("misclassified", {"correct": False})
+    worst = metric.aggregate(_sealed(some, metric))
+    every_value = [some[0].values["overall"], some[2]["overall"], some[3]["overall"]]
+    assert worst["accuracy_bins_overall"] == pytest.approx(np.mean(every_value))
+    metric = AccuracyBins(preset="decomcam", failure="drop")
     whole, part = (metric.aggregate(_sealed(outcomes, metric)) for outcomes in (every, some))
     assert part["accuracy_bins_accuracy"] == whole["accuracy_bins_accuracy"] == 0.75
     assert part["accuracy_bins_overall"] == pytest.approx(np.mean([some[2]["overall"], some[3]["overall"]]))
     assert bin_table(_sealed(some, metric))["correct"].sum() == 2
     # A map that is not finite is none; without scores of the image nothing is known.
     lost = metric.evaluate_batch(batch(maps * _NAN, images, model, classes))
-    assert lost[0] == Fail("map_not_finite", {"correct": True})
+    assert (lost[0].reason, lost[0].values["correct"]) == ("map_not_finite", True)
     none = _sealed(lost, metric)
     assert metric.aggregate(none)["accuracy_bins_accuracy"] == 0.75
     assert np.isnan(metric.aggregate(none)["accuracy_bins_overall"])

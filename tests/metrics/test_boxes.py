@@ -203,8 +203,13 @@ def test_edges(metric: MaxBoxAcc) -> None:
     ones = np.ones((8, 8))
     assert outcome(ones, []) == Skip("empty_region")
     assert outcome(ones, [(9, 9, 12, 12)]) == Skip("empty_region")
-    assert outcome(ones * np.nan, [(0, 0, 4, 4)]) == Fail("map_not_finite")
-    assert outcome(ones * 0, [(0, 0, 4, 4)]) == Fail("map_zero_mass")
+    for scores, reason in ((ones * np.nan, "map_not_finite"), (ones * 0, "map_zero_mass")):
+        missed = outcome(scores, [(0, 0, 4, 4)])
+        assert isinstance(missed, Fail)
+        assert missed.reason == reason
+        # A box of the first pixel alone.
+        found = missed.values["iou"] if isinstance(metric, OtsuBoxAccuracy) else np.max(missed.values["best_iou"])
+        assert 0 < found < 0.2
     assert isinstance(outcome(np.array([[1.0]]), [(0, 0, 1, 1)]), dict)
     # Ties everywhere but one pixel.
     ones[3, 3] = 2

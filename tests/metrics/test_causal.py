@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from decomcam_bench.metrics.causal import (
     changed_pixels,
     class_scores,
     pixel_ranks,
+    tied_points,
 )
 from tests.metrics.conftest import Counting, batch, table
 
@@ -61,7 +63,69 @@ def test_large_blur_has_unit_sum() -> None:
     assert blur(torch.ones(1, 3, 120, 120), 51, 50.0)[0, 0, 60, 60] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_ranks_descend_and_ties_go_by_position() -> None:
+def test_random_orders_move_equal_pixels_alone() -> None:
+    maps = torch.tensor([[[0.0, 2.0, 0.0], [2.0, 5.0, 0.0]]])
+    for order in range(5):
+        ranks = pixel_ranks(maps, order)[0]
+        assert ranks[4] == 0
+        assert set(ranks[[1, 3]].tolist()) == {1, 2}
+        assert set(ranks[[0, 2, 5]].tolist()) == {3, 4, 5}
+        assert torch.equal(pixel_ranks(maps.expand(2, -1, -1), order)[1], ranks)
+    assert len({tuple(pixel_ranks(maps, order)[0].tolist()) for order in range(5)}) > 1
+
+
+def test_points_between_equal_pixels_are_those_whose_order_matters() -> None:
+    matters, share = tied_points(torch.tensor([[[9.0, 5, 5, 2, 0, 0, 0, 0]]]), torch.arange(9))
+    assert matters.tolist() == [[False, False, True, False, False, True, True, True, False]]
+    assert share.tolist() == [6 / 8]
+
+
+def test_curve_is_the_mean_over_orders_of_equal_pixels() -> None:
+    random = torch.Generator().manual_seed(3)
+    image, model = torch.randn(1, 3, 1, 4, generator=random), Counting(torch.randn(2, 3, 1, 4, generator=random) / 99)
+    saliency = torch.tensor([[[7.0, 0, 0, 0]]])
+    options = {"preset": "steps20", "curves": "deletion", "steps": 4}
+    expected = np.zeros(5)
+    for order in itertools.permutations([1, 2, 3]):
+        for count in range(5):
+            made = image.clone()
+            made[..., [0, *order][:count]] = 0
+            score = class_scores(model(made, torch.zeros(1)), "softmax", None)[0, 0]
+            expected[count] += float(score) / 6
+    (outcome,) = Causal(orders=64, **options).evaluate_batch(batch(saliency, image, model, [0]))
+    # The same number of pixels, 64 of the orders: the mean of so many draws is this near.
+    np.testing.assert_allclose(outcome["deletion_curve"], expected, atol=0.06)
+    np.testing.assert_allclose(outcome["deletion_curve"][[0, 1, 4]], expected[[0, 1, 4]], atol=1e-6)
+    assert outcome["ties"] == 0.75
+
+
+def test_the_order_of_exact_zeros_decides_nothing() -> None:
+    # Class 0 looks at the upper half of a grey image, class 1 at the lower one.
+    images, weights = torch.ones(1, 3, 16, 16), torch.zeros(2, 3, 16, 16)
+    weights[0, :, :8] = weights[1, :, 8:] = 1e-4
+    saliency = torch.zeros(1, 16, 16)
+    saliency[0, 6:10, 6:10] = torch.rand(4, 4, generator=torch.Generator().manual_seed(5))
+    flipped = batch(saliency.flip(1), images, Counting(weights.flip(2)), [0])
+    model = Counting(weights)
+    for ties, apart in (("raster", True), ("mean", False)):
+        metric = Causal(preset="steps20", curves="deletion", ties=ties, orders=16)
+        (one,), (two,) = (metric.evaluate_batch(b) for b in (batch(saliency, images, model, [0]), flipped))
+        assert (abs(one["deletion"] - two["deletion"]) > 0.1) == apart
+
+
+def test_a_failed_pair_scores_what_a_map_without_information_scores() -> None:
+    random = torch.Generator().manual_seed(6)
+    images, model = torch.randn(2, 3, 8, 8, generator=random), Counting(torch.randn(2, 3, 8, 8, generator=random) / 99)
+    maps = torch.zeros(2, 8, 8)
+    failed = torch.tensor([True, False])
+    outcomes = Causal(preset="steps20").evaluate_batch(
+        batch(maps, images[:1].expand(2, -1, -1, -1), model, [0, 0], valid=~failed, failed=failed)
+    )
+    assert (outcomes[0].reason, outcomes[1]["ties"]) == ("no_map", 1.0)
+    assert outcomes[0].values["deletion"] == pytest.approx(outcomes[1]["deletion"], abs=1e-7)
+
+
+def test_ranks_descend_and_ties_go_by_position_on_request() -> None:
     assert pixel_ranks(torch.tensor([[[0.0, 2.0], [2.0, 5.0]]])).tolist() == [[3, 1, 2, 0]]
     assert pixel_ranks(torch.zeros(1, 2, 3)).tolist() == [[0, 1, 2, 3, 4, 5]]
 
@@ -119,7 +183,8 @@ def test_equal_to_its_definition_in_small_batches(preset: str, score: str) -> No
     maps[0, :3] = 0
     model = Counting(torch.randn(4, 3, 6, 8, generator=random) / 1000)
     step = {} if preset == "steps20" else {"step": 200}
-    metric = Causal(preset=preset, score=score, blur_size=3 if preset == "steps20" else 0, only_correct=False, **step)
+    blur_size = 3 if preset == "steps20" else 0
+    metric = Causal(preset=preset, score=score, blur_size=blur_size, only_correct=False, ties="raster", **step)
     outcomes = metric.evaluate_batch(batch(maps, images, model, [1, 0, 3], batch_size=7))
     assert max(model.batches) <= 7
     for place, own in enumerate([1, 0, 3]):
@@ -132,7 +197,7 @@ def test_equal_to_its_definition_in_small_batches(preset: str, score: str) -> No
 @pytest.mark.parametrize("blur_size", [0, 3])
 def test_scored_images_are_as_planned(curves: str, blur_size: int) -> None:
     model = Counting(torch.randn(2, 3, 8, 8))
-    metric = Causal(preset="steps20", curves=curves, blur_size=blur_size)
+    metric = Causal(preset="steps20", curves=curves, blur_size=blur_size, orders=1)
     metric.evaluate_batch(batch(torch.rand(3, 8, 8), torch.randn(3, 3, 8, 8), model, [0, 1, 1]))
     assert model.scored == 3 * metric.scored_per_pair((8, 8)) + metric.scored_per_batch((8, 8))
     # The whole image is known, so each curve costs its 19 inner points.
@@ -157,6 +222,8 @@ def test_only_correct_skips_by_reason() -> None:
     # Left out by the protocol, whether the method gave a map or not.
     none = batch(torch.rand(2, 1, 2), images, model, [0, 0], valid=torch.zeros(2, dtype=torch.bool))
     assert Causal(preset="decomcam").evaluate_batch(none) == [Fail("no_map"), Skip("misclassified")]
+    none.failed = ~none.valid
+    assert Causal(preset="decomcam").evaluate_batch(none)[1] == Skip("misclassified")
 
 
 def test_unnormalised_texts_multiply_the_cosine() -> None:
@@ -168,14 +235,19 @@ def test_unnormalised_texts_multiply_the_cosine() -> None:
         class_scores(cosine, "unnormalised", None)
 
 
-def test_invalid_and_nan_maps_are_failures_and_cost_nothing() -> None:
+def test_pairs_nobody_asked_for_cost_nothing_and_nan_maps_are_zeros() -> None:
     maps = torch.rand(3, 4, 4)
     maps[1, 0, 0] = float("nan")
     model = Counting(torch.randn(2, 3, 4, 4))
     own = batch(maps, torch.randn(3, 3, 4, 4), model, [0, 0, 0], valid=torch.tensor([True, True, False]))
-    outcomes = Causal(preset="steps20", curves="deletion").evaluate_batch(own)
-    assert outcomes[1:] == [Fail("map_not_finite"), Fail("no_map")]
-    assert model.scored == len(outcomes[0]["deletion_curve"]) - 2 + 1
+    outcomes = Causal(preset="steps20", curves="deletion", orders=1).evaluate_batch(own)
+    assert [outcome.reason for outcome in outcomes[1:]] == ["map_not_finite", "no_map"]
+    assert outcomes[2].values == {}
+    zeros = batch(maps[1:2] * 0, own.images[1:2], model, [0])
+    zeros.maps = torch.zeros(1, 4, 4)
+    assert outcomes[1].values["deletion"] == pytest.approx(
+        Causal(preset="steps20", curves="deletion", orders=1).evaluate_batch(zeros)[0]["deletion"], abs=1e-7
+    )
 
 
 def test_constant_map_and_one_pixel_image() -> None:
@@ -215,9 +287,10 @@ def test_a_filled_in_metric_can_be_built_again(options: dict) -> None:
 
 def test_mean_over_pairs_and_directions() -> None:
     metric = Causal(preset="rise")
-    values = metric.aggregate(table([{"deletion": 0.1, "insertion": 0.5, "overall": 0.4}] * 3))
-    assert values == {"deletion": pytest.approx(0.1), "insertion": pytest.approx(0.5), "overall": pytest.approx(0.4)}
-    assert [column.direction for column in metric.columns] == ["lower", "higher", "higher"]
+    values = metric.aggregate(table([{"deletion": 0.1, "insertion": 0.5, "overall": 0.4, "ties": 0.5}] * 3))
+    expected = {"deletion": 0.1, "insertion": 0.5, "overall": 0.4, "causal_ties": 0.5}
+    assert values == {name: pytest.approx(value) for name, value in expected.items()}
+    assert [column.direction for column in metric.columns] == ["lower", "higher", "higher", "none"]
 
 
 @pytest.mark.parametrize(

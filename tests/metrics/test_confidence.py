@@ -101,15 +101,29 @@ def test_reasons() -> None:
     maps[1, 0, 0] = float("inf")
     valid = torch.tensor([True, True, False, True, True])
     outcomes = ConfidenceDrop().evaluate_batch(batch(maps, images, model, classes, valid=valid))
-    assert outcomes[1:3] == [Fail("map_not_finite"), Fail("no_map")]
+    assert [outcome.reason for outcome in outcomes[1:3]] == ["map_not_finite", "no_map"]
+    # A pair that nobody asked for has no value; one whose method failed loses all of its confidence.
+    assert outcomes[2].values == {}
+    failed = torch.tensor([False, False, True, False, False])
+    own = batch(maps, images, model, classes, valid=valid, failed=failed)
+    for outcome in ConfidenceDrop().evaluate_batch(own)[1:3]:
+        assert (outcome.values["drop"], outcome.values["increase"]) == (1.0, False)
+    for outcome in ConfidenceDrop(drop="absolute").evaluate_batch(own)[1:3]:
+        assert outcome.values["drop"] == outcome.values["whole"] > 0
     outcomes = ADCC().evaluate_batch(batch(maps, images, model, classes, valid=valid))
-    assert outcomes[:3] == [Fail("no_remap"), Fail("map_not_finite"), Fail("no_map")]
+    assert outcomes == [Fail("no_remap")] * 5
 
     def broken(x: torch.Tensor) -> torch.Tensor:
         return torch.full((5, 12, 12), float("nan"))
 
     outcomes = ADCC().evaluate_batch(batch(maps, images, model, classes, valid=valid, remap=broken))
-    assert outcomes[0] == Fail("masked_map_not_finite")
+    assert outcomes[0].reason == "masked_map_not_finite"
+    assert {name: outcomes[0].values[name] for name in ("adcc", "coherency", "complexity", "drop")} == {
+        "adcc": 0.0,
+        "coherency": 0.0,
+        "complexity": 1.0,
+        "drop": 1.0,
+    }
 
 
 def test_constant_map_hides_the_image() -> None:

@@ -147,8 +147,11 @@ def test_reasons() -> None:
     assert metric.evaluate(_pair([HEAD], [zero])) == Skip("no_visible_part")
     assert metric.evaluate(_pair([HEAD * np.nan], [zero])) == Skip("no_visible_part")
     assert metric.evaluate(_pair(None, [HEAD])) == Skip("no_components")
-    assert metric.evaluate(_pair([zero], [HEAD])) == Fail("components_zero_mass")
-    assert metric.evaluate(_pair([zero * np.nan], [HEAD])) == Fail("components_not_finite")
+    for components, reason in ((zero, "components_zero_mass"), (zero * np.nan, "components_not_finite")):
+        missed = metric.evaluate(_pair([components], [HEAD]))
+        assert (missed.reason, missed.values["n_parts"], missed.values["n_couples"]) == (reason, 1, 0)
+        assert {missed.values[name] for name in ("pointing", "energy", "covered", "diversity")} == {0}
+        assert not missed.values["iou"].any()
     small = metric.evaluate(_pair([HEAD], [HEAD[:10, :10]]))
     assert small == Fail("bad_part_mask: mask of 10 x 10 pixels for an image of 20 x 20")
     # A component of no mass and an empty part take no part.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Skip
-from decomcam_bench.metrics.pointing import PointingGame, hits_region, is_difficult
+from decomcam_bench.metrics.pointing import PointingGame, hits_region, share_of_hits
 from tests.metrics.conftest import pair, single_peak, table
 
 
@@ -44,40 +44,61 @@ def test_hit_is_its_definition(x: int, y: int, tolerance: float, seed: int) -> N
 def test_tolerance_is_strict(distance: int, hit: bool) -> None:
     # The box's last column is 29; the point lies `distance` columns to its right.
     outcome = PointingGame().evaluate(pair(single_peak(50, 80, 29 + distance, 20), [(10, 10, 30, 30)]))
-    assert outcome["hit"] is hit
+    assert outcome["hit"] == hit
 
 
 def test_no_tolerance_asks_for_the_inside() -> None:
     metric = PointingGame(tolerance=0)
-    assert metric.evaluate(pair(single_peak(9, 9, 4, 4), [(2, 2, 5, 5)]))["hit"] is True
-    assert metric.evaluate(pair(single_peak(9, 9, 5, 4), [(2, 2, 5, 5)]))["hit"] is False
+    assert metric.evaluate(pair(single_peak(9, 9, 4, 4), [(2, 2, 5, 5)]))["hit"] == 1
+    assert metric.evaluate(pair(single_peak(9, 9, 5, 4), [(2, 2, 5, 5)]))["hit"] == 0
 
 
 def test_any_instance_counts_and_difficult_ones_stay() -> None:
     peak = single_peak(40, 40, 35, 35)
     outcome = PointingGame(tolerance=0).evaluate(pair(peak, [(0, 0, 5, 5), (33, 33, 40, 40)], difficult=[False, True]))
-    assert outcome["hit"] is True
+    assert outcome["hit"] == 1
 
 
 def test_a_pair_of_difficult_objects_alone_is_skipped() -> None:
     own = {"boxes": [(0, 0, 5, 5)], "difficult": [True]}
     assert PointingGame().evaluate(pair(single_peak(9, 9, 1, 1), **own)) == Skip("difficult_only")
-    assert PointingGame(skip_difficult_only=False).evaluate(pair(single_peak(9, 9, 1, 1), **own))["hit"] is True
+    assert PointingGame(skip_difficult_only=False).evaluate(pair(single_peak(9, 9, 1, 1), **own))["hit"] == 1
 
 
 def test_mask_and_box_differ() -> None:
     mask = np.zeros((9, 9), bool)
     mask[0, 0] = mask[8, 8] = True
     own = pair(single_peak(9, 9, 4, 4), [(0, 0, 9, 9)], [mask])
-    assert PointingGame(tolerance=0, region="box").evaluate(own)["hit"] is True
-    assert PointingGame(tolerance=0, region="mask").evaluate(own)["hit"] is False
+    assert PointingGame(tolerance=0, region="box").evaluate(own)["hit"] == 1
+    assert PointingGame(tolerance=0, region="mask").evaluate(own)["hit"] == 0
 
 
-def test_ties_go_to_the_first_in_raster_order() -> None:
+def test_of_equal_maxima_the_share_that_hits_counts_and_the_first_on_request() -> None:
     tied = np.zeros((6, 6), np.float32)
     tied[1, 4] = tied[2, 0] = tied[5, 5] = 1
-    outcome = PointingGame(tolerance=0).evaluate(pair(tied, [(0, 2, 6, 6)]))
-    assert (outcome["x"], outcome["y"], outcome["hit"]) == (4, 1, False)
+    own = pair(tied, [(0, 2, 6, 6)])
+    outcome = PointingGame(tolerance=0).evaluate(own)
+    assert (outcome["x"], outcome["y"], outcome["tied"]) == (4, 1, 3)
+    assert outcome["hit"] == pytest.approx(2 / 3)
+    assert PointingGame(tolerance=0, ties="first").evaluate(own)["hit"] == 0
+
+
+def test_a_plateau_does_not_favour_the_top_left() -> None:
+    plateau = np.zeros((20, 20), np.float32)
+    plateau[:, 5:15] = 1
+    corners = PointingGame(tolerance=0), [(5, 0, 15, 10)], [(5, 10, 15, 20)]
+    assert [corners[0].evaluate(pair(plateau, boxes))["hit"] for boxes in corners[1:]] == [0.5, 0.5]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 40), st.floats(0, 12), st.integers(0, 2**32 - 1))
+def test_share_of_hits_is_the_mean_of_the_hits_of_each_peak(count: int, tolerance: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    region = random.random((20, 30)) < 0.02
+    region[3, 4] = True
+    peaks = np.stack([random.integers(0, 20, count), random.integers(0, 30, count)], axis=1)
+    each = [hits_region((int(x), int(y)), region, tolerance) for y, x in peaks]
+    assert share_of_hits(peaks, region, tolerance) == pytest.approx(np.mean(each))
 
 
 def test_class_mean_and_absent_classes() -> None:
@@ -99,13 +120,13 @@ def test_class_mean_and_absent_classes() -> None:
 
 
 def test_difficult_subset_is_small_object_and_distractor() -> None:
-    region = np.zeros((10, 10), bool)
-    region[:2, :10] = True
-    lonely, crowded = (pair(np.ones((10, 10)), [(0, 0, 10, 2)], image_classes=c) for c in ((0,), (0, 3)))
-    assert not is_difficult(lonely, region)
-    assert is_difficult(crowded, region)
-    region[:3] = True
-    assert not is_difficult(crowded, region)
+    def difficult(rows: int, classes: tuple[int, ...]) -> bool:
+        own = pair(np.ones((10, 10)), [(0, 0, 10, rows)], image_classes=classes)
+        return PointingGame().evaluate(own)["difficult"]
+
+    assert not difficult(2, (0,))
+    assert difficult(2, (0, 3))
+    assert not difficult(3, (0, 3))
 
 
 def test_resolve_follows_the_data_set_unless_told() -> None:
@@ -122,11 +143,12 @@ def test_edges_are_named_reasons() -> None:
     masked = PointingGame(region="mask")
     assert masked.evaluate(pair(ones, [(0, 0, 3, 3)])) == Skip("no_mask")
     assert masked.evaluate(pair(ones, masks=[np.zeros((8, 8))])) == Skip("empty_region")
-    assert metric.evaluate(pair(ones * np.nan, [(0, 0, 3, 3)])) == Fail("map_not_finite")
-    assert metric.evaluate(pair(ones * 0, [(0, 0, 3, 3)])) == Fail("map_zero_mass")
-    # A constant map points at the first pixel; one pixel is an image too.
+    miss = {"hit": 0.0, "difficult": False}
+    assert metric.evaluate(pair(ones * np.nan, [(0, 0, 3, 3)])) == Fail("map_not_finite", miss)
+    assert metric.evaluate(pair(ones * 0, [(0, 0, 3, 3)])) == Fail("map_zero_mass", miss)
+    # A constant map points everywhere; one pixel is an image too.
     assert metric.evaluate(pair(ones, [(0, 0, 3, 3)]))["x"] == 0
-    assert metric.evaluate(pair([[2.0]], [(0, 0, 1, 1)]))["hit"] is True
+    assert metric.evaluate(pair([[2.0]], [(0, 0, 1, 1)]))["hit"] == 1
 
 
 def test_a_mask_that_cannot_be_decoded_is_a_failure() -> None:

@@ -73,6 +73,10 @@ def test_edges_and_options() -> None:
     metric = PxAP(region="mask")
     assert metric.evaluate(pair(np.ones((4, 4)), [(0, 0, 2, 2)])) == Skip("no_mask")
     assert metric.evaluate(pair(np.ones((4, 4)), masks=[np.zeros((4, 4))])) == Skip("empty_region")
-    assert metric.evaluate(pair(np.full((4, 4), np.nan), masks=[np.ones((4, 4))])) == Fail("map_not_finite")
+    missed = metric.evaluate(pair(np.full((4, 4), np.nan), masks=[np.eye(4)]))
+    # As the reference has it, a map that cannot be read is 0 everywhere.
+    assert missed.reason == "map_not_finite"
+    assert missed.values["object"].tolist() == [224 * 56] + [0] * 100
+    assert missed.values["background"].tolist() == [224 * 168] + [0] * 100
     with pytest.raises(ConfigError, match="none, crowd"):
         PxAP(ignore="difficult")
