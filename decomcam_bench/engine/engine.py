@@ -27,7 +27,7 @@ from decomcam_bench.engine.plan import Group, Plan, PlannedCell, PlannedMetric, 
 from decomcam_bench.engine.records import Row, frame, judged, pair_row, record, view_of
 from decomcam_bench.engine.rescore import remeasure
 from decomcam_bench.engine.strict import BAD_MASK, left_out_before, refuse_masks, refuse_sealed
-from decomcam_bench.methods.base import Explanation, explained
+from decomcam_bench.methods.base import Components, Explanation, explained
 from decomcam_bench.metrics.base import Fail, MapMetric, ModelMetric, PairBatch, PairMap, Skip, Work
 from decomcam_bench.models.clip import Passes
 from decomcam_bench.models.geometry import Geometry
@@ -315,8 +315,7 @@ class _Part:
         by_map = [m for m in cell.metrics if isinstance(m.metric, MapMetric)]
         if by_map:
             parts = explanation.components if any("components" in m.metric.needs for m in by_map) else None
-            components = parts.maps(size).float().cpu().numpy() if parts else None
-            views = self._views(batch, maps.cpu().numpy(), classes, components, works)
+            views = self._views(batch, maps.cpu().numpy(), classes, explanation, parts, works)
             self.pending.append(self.beside.submit(self._look, cell, by_map, rows, reasons, views))
         for planned in cell.metrics:
             if isinstance(planned.metric, ModelMetric):
@@ -327,14 +326,20 @@ class _Part:
         batch: Batch,
         maps: np.ndarray,
         classes: list[tuple[int, ...]],
-        components: np.ndarray | None,
+        explanation: Explanation,
+        parts: Components | None,
         works: list[Work],
     ) -> list[PairMap]:
+        native = explanation.native.cpu().numpy()
+        components = None if parts is None else parts.native.detach().float().cpu().numpy()
         views = []
         for pair, (image, target) in enumerate(zip(batch.image_of.tolist(), batch.targets, strict=True)):
             geometry = batch.geometries[image]
-            own = None if components is None else components[pair]
-            views.append(view_of(geometry, maps[pair], target, classes[pair], own, works[pair]))
+            view = view_of(geometry, maps[pair], target, classes[pair], works[pair], native[pair], explanation.mode)
+            if components is not None and parts is not None:
+                view.components, view.component_mode = components[pair], parts.mode
+            view.foreign = explanation.foreign.get(pair)
+            views.append(view)
         return views
 
     def _look(

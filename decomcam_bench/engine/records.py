@@ -76,10 +76,21 @@ def view_of(
     saliency: np.ndarray,
     target: Target,
     classes: tuple[int, ...],
-    components: np.ndarray | None,
     work: Work | None,
+    native: np.ndarray | None = None,
+    mode: str = "none",
 ) -> PairMap:
-    """One pair as the metrics of its map see it."""
+    """Return one pair as the metrics of its map see it.
+
+    Args:
+        geometry: of its image.
+        saliency: float32 (H, W) at the model's input; zeros for a pair whose map failed.
+        target: the annotated class.
+        classes: class ids of all targets of the image.
+        work: what the map took.
+        native: float32 (h, w), the map on the method's own grid.
+        mode: how ``native`` is upsampled; ``none``: it is at the model's input already.
+    """
     return PairMap(
         saliency,
         geometry.to_original,
@@ -87,7 +98,8 @@ def view_of(
         geometry.width,
         geometry.height,
         classes,
-        components,
         whole_image=geometry.mode == "squash",
         work=work,
+        native=native if mode != "none" and saliency.any() else None,
+        mode=mode,
     )

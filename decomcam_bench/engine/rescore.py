@@ -65,15 +65,16 @@ def measure_kept(
             raise StoreError(
                 f"{cell.cell.folder}: no kept map of pair {error}; delete its folder maps and run with save_maps=true"
             ) from error
-        maps = iter(kept.at_input(chosen, group.model.device))
+        maps = iter(zip(kept.at_input(chosen, group.model.device), kept.native[chosen], strict=True))
         works = iter([replace(work, forward=int(kept.forward[i])) if work and kept.forward is not None else work
                       for i in chosen])  # fmt: skip
         for row in chunk:
             reason, view = row["reason"], None
             if row["status"] == "ok":
-                view = _kept_view(group, row, next(maps), next(works))
+                view = _kept_view(group, row, *next(maps), kept.mode, next(works))
+                view.foreign = cell.method.foreign_map(row["image_id"], row["class_name"], kept.size)
             elif (row["position"], row["class_id"]) in kept.without_map:
-                view = _kept_view(group, row, np.zeros(kept.size, np.float32), work)
+                view = _kept_view(group, row, np.zeros(kept.size, np.float32), None, "none", work)
             for planned in metrics:
                 metric = planned.metric
                 assert isinstance(metric, MapMetric)
@@ -83,8 +84,11 @@ def measure_kept(
     return values
 
 
-def _kept_view(group: Group, row: Row, saliency: np.ndarray, work: Work | None) -> PairMap:
+def _kept_view(
+    group: Group, row: Row, saliency: np.ndarray, native: np.ndarray | None, mode: str, work: Work | None
+) -> PairMap:
     sample = group.dataset.sample(group.selection.indices[row["position"]])
     target = next(target for target in sample.targets if target.class_id == row["class_id"])
     geometry = Geometry(sample.width, sample.height, group.model.input_size, group.source.geometry)
-    return view_of(geometry, saliency, target, tuple(t.class_id for t in sample.targets), None, work)
+    classes = tuple(t.class_id for t in sample.targets)
+    return view_of(geometry, saliency, target, classes, work, native, mode)

@@ -209,6 +209,8 @@ class Explanation:
         scored: int64 (P,), images scored for each pair at this rank, as if no other rank and no other
             text had been asked for; None if the method's cost says it exactly. :func:`explained`
             counts it for methods without a rank.
+        foreign: pair -> float32 (h, w), non-negative, for maps of another program that cover the whole original
+            image: metrics that are defined in original pixels read them as they are.
     """
 
     native: Tensor
@@ -216,6 +218,7 @@ class Explanation:
     components: Components | None = None
     failures: dict[int, str] = field(default_factory=dict)
     scored: Tensor | None = None
+    foreign: dict[int, np.ndarray] = field(default_factory=dict)
 
     def maps(self, size: tuple[int, int]) -> Tensor:
         """Return the saliency maps at (H, W): float32 (P, H, W), after the ReLU, not min-maxed."""
@@ -322,6 +325,19 @@ class Method(abc.ABC):
 
         A method without a rank is asked for ``[None]``.
         """
+
+    def foreign_map(self, image_id: str, class_name: str, input_size: tuple[int, int]) -> np.ndarray | None:
+        """Return a pair's map over the whole original image, if another program made it.
+
+        Args:
+            image_id: of the pair.
+            class_name: of the pair.
+            input_size: (H, W) of the model's input.
+
+        Returns:
+            float32 (h, w), non-negative; None for maps over the model's input, which all other methods give.
+        """
+        return None
 
     @abc.abstractmethod
     def cost(self, rank: int | None, channels: int) -> Cost:

@@ -23,10 +23,11 @@ MAP_MALFORMED = "map_malformed"
 class MapFiles(MapMethod):
     """Reads each pair's map from a folder; see :mod:`decomcam_bench.core.mapfiles` for names and formats.
 
-    A map of the size of the model's input is taken as it is, pixel by pixel. A map of any other size
-    covers the whole original image, and is brought to the input as the image was (resized, and
-    cropped where the model crops), bilinearly, with a wider filter where it shrinks. What is negative
-    counts as 0, as in all maps. A pair fails with ``map_missing``, or with ``map_malformed: WHY``.
+    A map of the size of the model's input is taken as it is, pixel by pixel. A map of any other size covers the
+    whole original image. Metrics that are defined in original pixels read it as it is; for those that run the
+    model it is brought to the input as the image was (resized, and cropped where the model crops), bilinearly,
+    with a wider filter where it shrinks. Negative values count as 0, as in all maps. A pair fails with
+    ``map_missing``, or with ``map_malformed: WHY``.
 
     The content of the files is part of the cell key, their place is not.
 
@@ -60,6 +61,7 @@ class MapFiles(MapMethod):
     def map(self, evidence: Evidence) -> Explanation:
         maps = np.zeros((len(evidence), *evidence.input_size), dtype=np.float32)
         failures: dict[int, str] = {}
+        foreign: dict[int, np.ndarray] = {}
         for pair, (image_id, class_name) in enumerate(evidence.pair_names):
             try:
                 found = self.folder.read(image_id, class_name)
@@ -69,11 +71,19 @@ class MapFiles(MapMethod):
             except MapMalformedError as error:
                 failures[pair] = f"{MAP_MALFORMED}: {error}"
                 continue
-            maps[pair] = found if found.shape == evidence.input_size else evidence.map_to_input(pair, found)
+            if found.shape == evidence.input_size:
+                maps[pair] = found
+            else:
+                maps[pair] = evidence.map_to_input(pair, found)
+                foreign[pair] = np.maximum(found, 0)
             if not (maps[pair] > 0).any():
                 failures[pair] = ZERO_MAP
                 maps[pair] = 0
-        return Explanation(torch.from_numpy(maps).to(evidence.device), "none", failures=failures)
+        return Explanation(torch.from_numpy(maps).to(evidence.device), "none", failures=failures, foreign=foreign)
+
+    def foreign_map(self, image_id: str, class_name: str, input_size: tuple[int, int]) -> np.ndarray | None:
+        found = self.folder.read(image_id, class_name)
+        return None if found.shape == input_size else np.maximum(found, 0)
 
     def cost(self, rank: int | None, channels: int) -> Cost:
         return Cost()

@@ -59,7 +59,8 @@ def mean_sums(records: pd.DataFrame, value_of: Mapping[str, str]) -> ImageSums:
         value_of: for each column the name of its value in ``records``.
     """
     names = list(value_of)
-    values = np.stack([records[value_of[name]].to_numpy(dtype=np.float64) for name in names], axis=1)
+    unknown = pd.Series(np.nan, index=records.index)
+    values = np.stack([records.get(value_of[name], unknown).to_numpy(dtype=np.float64) for name in names], axis=1)
     known = ~np.isnan(values)
 
     def combine(totals: Totals) -> dict[str, np.ndarray]:

@@ -213,7 +213,7 @@ class Causal(ModelMetric):
     score: str = "softmax"
     area: str = "fractions"
     ties: str = "mean"
-    orders: int = 4
+    orders: int = 2
 
     needs: ClassVar[frozenset[str]] = frozenset({"score"})
 

@@ -84,20 +84,24 @@ class Geometry:
             picture = picture.resize((width, height), resampling)
         return np.asarray(picture)[y : y + self.size, x : x + self.size]
 
-    def to_original(self, saliency: np.ndarray) -> np.ndarray:
-        """A map (H, W) in the pixels of the original image: float32 (height, width).
+    def to_original(self, saliency: np.ndarray, mode: str = "bilinear") -> np.ndarray:
+        """Return a map over the model's input in the pixels of the original image, by one interpolation.
 
-        Pixels that the model never saw get 0.
+        Args:
+            saliency: (h, w), of any size: the model's input, or a method's own grid over it.
+            mode: ``bilinear``, or ``bicubic`` with a = -0.75, as torch and OpenCV have them.
+
+        Returns:
+            float32 (height, width); pixels that the model never saw are 0.
         """
+        values = np.asarray(saliency, dtype=np.float32)
         if saliency.shape == (self.height, self.width) and self.mode == "squash":
-            return np.asarray(saliency, dtype=np.float32)
+            return values
         if self.mode == "squash":
-            return cv2.resize(
-                np.asarray(saliency, dtype=np.float32), (self.width, self.height), interpolation=cv2.INTER_LINEAR
-            )
-        columns, rows = _axis(self, 0, saliency.shape[1]), _axis(self, 1, saliency.shape[0])
-        part = rows.blend(np.asarray(saliency, dtype=np.float32), 0)
-        return columns.blend(part, 1)
+            kind = cv2.INTER_CUBIC if mode == "bicubic" else cv2.INTER_LINEAR
+            return cv2.resize(values, (self.width, self.height), interpolation=kind)
+        columns, rows = _axis(self, 0, saliency.shape[1], mode), _axis(self, 1, saliency.shape[0], mode)
+        return columns.blend(rows.blend(values, 0), 1)
 
     def mask_to_input(self, mask: np.ndarray) -> np.ndarray:
         """A bool mask (height, width) at input resolution: the original pixel under each centre."""
@@ -110,27 +114,47 @@ class Geometry:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Bilinear weights that bring one axis of a map back to the original pixels."""
+    """Hold the weights that bring one axis of a map back to the original pixels.
 
-    lower: np.ndarray
-    upper: np.ndarray
-    weight: np.ndarray
+    Attributes:
+        taps: int64 (k, n), the places of the map that each of n pixels is mixed of.
+        weights: float32 (k, n).
+        seen: bool (n,), pixels that the model saw.
+    """
+
+    taps: np.ndarray
+    weights: np.ndarray
     seen: np.ndarray
 
     def blend(self, values: np.ndarray, axis: int) -> np.ndarray:
         shape = [1, 1]
-        shape[axis] = len(self.weight)
-        weight = self.weight.reshape(shape)
-        mixed = values.take(self.lower, axis) * (1 - weight) + values.take(self.upper, axis) * weight
+        shape[axis] = len(self.seen)
+        mixed = sum(
+            values.take(places, axis) * weight.reshape(shape)
+            for places, weight in zip(self.taps, self.weights, strict=True)
+        )
         return np.where(self.seen.reshape(shape), mixed, np.float32(0))
 
 
 @lru_cache(maxsize=256)
-def _axis(geometry: Geometry, axis: int, length: int) -> _Axis:
+def _axis(geometry: Geometry, axis: int, length: int, mode: str) -> _Axis:
     original = (geometry.width, geometry.height)[axis]
     resized, offset = geometry.resized[axis], geometry.offset[axis]
     position = (np.arange(original) + 0.5) * resized / original - offset
     seen = (position >= 0) & (position < geometry.size)
-    source = np.clip(position * length / geometry.size - 0.5, 0, length - 1)
-    lower = np.floor(source).astype(np.int64)
-    return _Axis(lower, np.minimum(lower + 1, length - 1), (source - lower).astype(np.float32), seen)
+    source = position * length / geometry.size - 0.5
+    if mode != "bicubic":
+        source = np.clip(source, 0, length - 1)
+    lower = np.floor(source)
+    offsets = np.arange(-1, 3) if mode == "bicubic" else np.arange(2)
+    distance = np.abs(source - lower - offsets[:, None])
+    weights = _cubic(distance) if mode == "bicubic" else 1 - distance
+    taps = np.clip(lower + offsets[:, None], 0, length - 1).astype(np.int64)
+    return _Axis(taps, weights.astype(np.float32), seen)
+
+
+def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Return the cubic convolution kernel (Keys 1981) at distances of at most 2."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, far)
