@@ -179,7 +179,8 @@ def test_lost_images_and_odd_names(bench, own_images, tmp_path) -> None:
     assert "a%20b%2F1.png__house.npy" in {file.name for file in out.iterdir()}
     _, again = bench(tmp_path / "again", *run[:-1], "method=files", f"maps.dir={out}", "metric=energy,maxboxacc")
     for name in ("energy", "maxboxacc", "n_expected", "n_evaluated", "n_skipped", "n_failed"):
-        assert again[name].iloc[0] == own[name].iloc[0]
+        # Exported maps are those at the input: one interpolation more on the way to original pixels.
+        assert again[name].iloc[0] == pytest.approx(own[name].iloc[0], abs=1e-3 if name == "energy" else 0)
     pairs = tmp_path / "pairs.csv"
     assert main(["data", "export-pairs", "dataset=custom", f"dataset.root={own_images}", "--out", str(pairs)]) == 0
     with open(pairs, encoding="utf-8", newline="") as stream:
@@ -235,7 +236,8 @@ def test_exported_maps_read_back_give_the_identical_table(stores, bench, tmp_pat
     _, own = bench(kept, *RUN, f"method={method}", "rank=3", *metrics)
     _, again = bench(tmp_path / "again", *RUN, "method=files", f"maps.dir={out}", *metrics)
     numbers = [name for name in again.columns if name not in ("layer", "method", "rank", "key")]
-    assert {"pointing", "energy", "maxboxacc", "otsu_box", "n_evaluated", "n_failed"} <= set(numbers)
+    labels = {f"{name}[via=input]" for name in ("pointing", "energy", "otsu_box")}
+    assert {*labels, "maxboxacc", "n_evaluated", "n_failed"} <= set(numbers)
     pd.testing.assert_frame_equal(again[numbers], own[numbers], check_exact=True)
     assert again["method"].iloc[0] == "files[dir=maps]"
 
