@@ -72,9 +72,9 @@ class PhotoTokenizer(PhraseTokenizer):
         for text in texts:
             reading = self.read(text)
             words = " ".join(reading.unknown)
-            if (words or not reading.phrases) and words not in self._told:
+            if words and words not in self._told:
                 self._told.add(words)
-                (left_out if reading.phrases else nothing).append(words or text)
+                (left_out if reading.phrases else nothing).append(words)
         if nothing:
             _log.warning("photoclip knows no word of: %s; such a text scores 0 everywhere", ", ".join(nothing))
         if left_out:

@@ -93,7 +93,8 @@ class TimmCNNTower(Tower):
     """Layers ``stage0`` to ``stageN``, each the output of one of timm's feature stages, and ``stageI.B``.
 
     ``stageI`` is entry I of the trunk's ``feature_info``. ``stageI.B`` is the output of block B of that stage; its last
-    block is the stage itself. Negative numbers count from the end.
+    block is the stage itself. Negative numbers count from the end. Where more than the head follows the last stage,
+    such as the last convolution of EfficientNet and FastViT, ``features`` is the map that the head reads.
 
     The default is the last stage, as for OpenAI's ResNets. Networks that average its positions right away (ConvNeXt)
     have the same gradient at every position there, see :meth:`remark`.
@@ -113,7 +114,11 @@ class TimmCNNTower(Tower):
         self._position: dict[str, int] = {}
         self._blocks: list[int] = []
         self._channels = {str(info["module"]): int(info["num_chs"]) for info in trunk.feature_info}
-        self._add(_record(trunk, self.visual.image_size))
+        root = _record(trunk, self.visual.image_size)
+        self._add(root)
+        after = self._chain[max(self._position.values(), default=-1) + 1 :]
+        if isinstance(root.made, Tensor) and root.made.dim() == 4 and not _nothing(after):
+            self._position["features"] = len(self._chain) - 1
 
     def _add(self, call: _Call) -> None:
         """Append the modules of a call to the chain, cut so that every stage and block ends one."""
@@ -154,6 +159,8 @@ class TimmCNNTower(Tower):
         return tuple(self._position)
 
     def canonical(self, name: str) -> str:
+        if name == "features" and name in self._position:
+            return name
         match = re.fullmatch(r"stage(-?\d+)(?:\.(-?\d+))?", name)
         if match is None:
             raise self._refuse(name)
@@ -195,11 +202,12 @@ class TimmCNNTower(Tower):
 
     def remark(self, layer: str) -> str:
         after = self._chain[self._position[layer] + 1 :]
-        if not all(isinstance(module, nn.Identity) for module in after) or not self._averages():
+        if not _nothing(after) or not self._averages():
             return ""
+        other = len(self._blocks) - (1 if layer == "features" else 2)
         return (
             f"layer={layer} of {self.name}: its positions are averaged right away, so the gradient is the same at "
-            f"every position and HiResCAM equals Grad-CAM; layer=stage{len(self._blocks) - 2} tells them apart"
+            f"every position and HiResCAM equals Grad-CAM; layer=stage{other} tells them apart"
         )
 
     def _averages(self) -> bool:
@@ -207,6 +215,10 @@ class TimmCNNTower(Tower):
         trunk = self.visual.trunk
         pool = getattr(trunk, "global_pool", None) or getattr(getattr(trunk, "head", None), "global_pool", None)
         return getattr(pool, "pool_type", "") in ("avg", "fast", "fastavg")
+
+
+def _nothing(modules: Sequence[nn.Module]) -> bool:
+    return all(isinstance(module, nn.Identity) for module in modules)
 
 
 def _blocks(stage: _Call) -> tuple[list[_Call], list[_Call]]:

@@ -34,7 +34,7 @@ def images(size=64):
 def test_every_stage_and_block_continues_to_the_same_features(name, pool, proj):
     visual, tower = built(name, pool, proj)
     check_split(tower, visual, images(), tower.layers)
-    assert tower.canonical(tower.default_layer) == tower.layers[-1]
+    assert tower.canonical(tower.default_layer) == [layer for layer in tower.layers if layer != "features"][-1]
 
 
 def test_an_attention_pool_of_open_clip_is_part_of_the_head():
@@ -58,7 +58,7 @@ def test_gradients_equal_autograd_through_the_unsplit_model(name):
 def test_only_where_positions_are_averaged_right_away_the_gradient_is_uniform_and_the_tower_says_so():
     for name, uniform in (("convnext_atto", True), ("fastvit_t8", False), ("tf_efficientnet_lite0", False)):
         _, tower = built(name)
-        layer = tower.layers[-1]
+        layer = tower.canonical("stage-1")
         with torch.no_grad():
             _, states = tower.forward(images(), [layer])
         activations = states[layer].activations.requires_grad_()
@@ -76,6 +76,27 @@ def test_names_of_layers():
     for name in ("stage4", "stage3.2", "layer4", "stage", "stage3.x"):
         with pytest.raises(ModelError, match=rf"^layer={name}: no such layer.*stage3"):
             tower.canonical(name)
+
+
+def test_the_map_that_the_head_reads_is_a_layer_where_it_is_not_the_last_stage():
+    for name, more in (
+        ("tf_efficientnet_lite0", True),
+        ("fastvit_t8", True),
+        ("resnetv2_50", True),
+        ("resnet18", False),
+    ):
+        visual, tower = built(name)
+        assert ("features" in tower.layers) == more, name
+        if more:
+            with torch.no_grad():
+                _, states = tower.forward(images(), ["features"])
+                torch.testing.assert_close(states["features"].activations, visual.trunk.forward_features(images()))
+        else:
+            with pytest.raises(ModelError, match=r"^layer=features: no such layer"):
+                tower.canonical("features")
+    _, tower = built("tf_efficientnet_lite0")
+    assert tower.canonical("features") == "features"
+    assert "HiResCAM equals Grad-CAM; layer=stage4 tells them apart" in tower.remark("features")
 
 
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "swin_tiny_patch4_window7_224"])
