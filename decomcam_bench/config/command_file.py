@@ -32,16 +32,25 @@ def read_blocks(words: Sequence[str], depth: int = 0) -> list[Values]:
     """Return the values by key that overrides and command files ask for.
 
     Several blocks, each a run of its own, come from a file that lists several cells. What comes later
-    replaces what came before.
+    replaces what came before; another choice of a group replaces the options that a file gave for the old one.
 
     Raises:
         ConfigError: for a file or an override that cannot be read.
     """
-    blocks: list[Values] = [{}]
+    files: list[Values] = [{}]
+    typed: Values = {}
     for word in words:
-        more = _read_file(word[1:], depth) if word.startswith("@") else [read_overrides([word])]
-        blocks = [{**block, **own} for block in blocks for own in more]
-    return blocks
+        if word.startswith("@"):
+            more = _read_file(word[1:], depth)
+            files = [{**_without_options(block, own), **own} for block in files for own in more]
+        else:
+            typed |= read_overrides([word])
+    return [{**_without_options(block, typed), **typed} for block in files]
+
+
+def _without_options(block: Values, later: Values) -> Values:
+    replaced = tuple(f"{group}." for group in GROUPS if group in later)
+    return {key: values for key, values in block.items() if not key.startswith(replaced or ("\0",))}
 
 
 def _read_file(name: str, depth: int) -> list[Values]:

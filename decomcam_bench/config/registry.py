@@ -77,6 +77,12 @@ def read(group: str, name: str) -> dict[str, Any]:
     raise ConfigError(unknown(group, name, sorted(sources)))
 
 
+def word(group: str, config: Mapping[str, Any]) -> str:
+    """Return the word that names a composed choice on a command line: its name, or its class where no YAML has it."""
+    name, impl = str(config["name"]), str(config.get("impl", ""))
+    return name if name in names(group) or ":" not in impl else impl
+
+
 def implementation(group: str, path: str) -> type:
     """Import the class that ``module:Class`` names, again if its file or one that it imports was edited.
 

@@ -13,6 +13,7 @@ A choice of a group is one of these, and all can be mixed in a run:
 from __future__ import annotations
 
 import ast
+import copy
 import importlib.util
 import os
 import sys
@@ -117,8 +118,9 @@ def from_outside(group: str, taken: Mapping[str, Source]) -> dict[str, Source]:
             if file.stem in taken:
                 raise ConfigError(f"{file}: the package has a {group} '{file.stem}' already; rename the file")
             found.setdefault(file.stem, Source(file))
+    bases = frozenset(str(source.read(name).get("impl", "")).rpartition(":")[2] for name, source in taken.items())
     for folder in included():
-        for name, source in _classes(group, folder).items():
+        for name, source in _classes(group, folder, bases).items():
             if name not in taken:
                 found.setdefault(name, source)
     for name, impl in _entry_points(group):
@@ -132,20 +134,26 @@ def _entry_points(group: str) -> list[tuple[str, str]]:
     return [(point.name, point.value) for point in entry_points(group=f"decomcam_bench.{group}")]
 
 
-def _classes(group: str, folder: Path) -> dict[str, Source]:
-    """Return the classes of a folder's Python files that look like choices of a group; nothing is imported."""
+def _classes(group: str, folder: Path, bases: frozenset[str]) -> dict[str, Source]:
+    """Return the classes of a folder's Python files that look like choices of a group; nothing is imported.
+
+    Args:
+        bases: names of the package's classes of the group.
+    """
     found: dict[str, Source] = {}
     for file in sorted(folder.glob("*.py")) if group in _BASES else ():
-        for name in _named(file, _BASES[group], file.stat().st_mtime_ns):
+        for name in _named(file, _BASES[group], bases, file.stat().st_mtime_ns):
             found.setdefault(name, Source(file, f"{file.stem}:{name}"))
     return found
 
 
 @cache
-def _named(file: Path, endings: tuple[str, ...], changed: int) -> list[str]:
-    """Return the classes of a file that derive, directly or not, from a class whose name has such an ending.
+def _named(file: Path, endings: tuple[str, ...], known: frozenset[str], changed: int) -> list[str]:
+    """Return the classes of a file that derive, directly or not, from a class whose name says what it is.
 
     Args:
+        endings: of names of base classes.
+        known: names of base classes.
         changed: time of the last change, so that an edited file is read again.
     """
     try:
@@ -161,10 +169,23 @@ def _named(file: Path, endings: tuple[str, ...], changed: int) -> list[str]:
     def derives(name: str, seen: frozenset[str] = frozenset()) -> bool:
         own = [base for base in bases[name] if base not in seen]
         return any(
-            derives(base, seen | {name}) if base in bases and base != name else base.endswith(endings) for base in own
+            derives(base, seen | {name}) if base in bases and base != name else base in known or base.endswith(endings)
+            for base in own
         )
 
     return [name for name in bases if not name.startswith("_") and derives(name)]
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: for a file that does not exist or cannot be read, or holds something else.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{file}: no such file")
+    return copy.deepcopy(_read_yaml(path, path.stat().st_mtime_ns))
 
 
 @cache

@@ -276,11 +276,13 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
     options = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.init and f.name != "name"}
     identity = {**_implementation(choice.config["impl"], metric), **options}
     suffix = label(choice.config["name"], choice.changed).removeprefix(choice.config["name"])
+    word = registry.word("metric", choice.config)
+    own = [f"metric.impl={word}"] if ":" in word else []
     content = {
         "identity": identity,
         "name": choice.config["name"],
         "config": {**choice.config, **options},
-        "overrides": [f"metric.{key}={_word(value)}" for key, value in sorted(choice.changed.items())],
+        "overrides": [*own, *(f"metric.{key}={_word(value)}" for key, value in sorted(choice.changed.items()))],
         "position": position,
         "columns": [
             {**{f.name: getattr(column, f.name) for f in fields(column)}, "label": column.name + suffix}
@@ -349,7 +351,7 @@ def model_label(setting: Setting) -> str:
 
 def _repeat(setting: Setting) -> list[str]:
     """Overrides that ask for this setting again; the path of a data root is left to the reader."""
-    words = [f"{group}={getattr(setting, group)['name']}" for group in ("dataset", "model", "method")]
+    words = [f"{group}={registry.word(group, getattr(setting, group))}" for group in ("dataset", "model", "method")]
     for group, changed in setting.changed.items():
         kept = {key: value for key, value in sorted(changed.items()) if key not in ("root", "dir")}
         words += [f"{group}.{key}={_word(value)}" for key, value in kept.items()]

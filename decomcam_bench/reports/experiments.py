@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from decomcam_bench.config import registry
+from decomcam_bench.config import registry, sources
 from decomcam_bench.config.settings import load_config, with_results
-from decomcam_bench.core.errors import ConfigError, DataError
+from decomcam_bench.core.errors import ConfigError, DataError, unknown
 from decomcam_bench.engine.engine import execute
-from decomcam_bench.engine.plan import make_plan
+from decomcam_bench.engine.estimate import Estimate, estimate, warn_if_long
+from decomcam_bench.engine.plan import Plan, make_plan
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.reports import figures
 from decomcam_bench.stats.statistics import check_resampling
@@ -24,7 +25,14 @@ from decomcam_bench.tables.tables import directions, load_table, render
 
 #: Controls that neither layer nor rank changes, and that a method should leave behind.
 BLIND = ("random", "center")
-KINDS = ("bars", "lines", "scatter", "bins", "floors")
+#: Kinds of figures, and what each needs.
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "bars": (),
+    "lines": ("x", "label"),
+    "scatter": ("x", "y"),
+    "bins": (),
+    "floors": ("x", "label"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,17 +76,37 @@ class Outcome:
 
 
 def read_experiment(name: str) -> Experiment:
-    """An experiment by name.
+    """Return an experiment by its name, or from a YAML of one's own.
+
+    Args:
+        name: a choice of ``configs/experiment`` or of an included folder, or a file that ends in ``.yaml``.
 
     Raises:
-        ConfigError: for a name that is not there, or a published value without a citation.
+        ConfigError: for a name or a file that does not exist, or content that is no experiment.
     """
-    content = registry.read("experiment", name)
-    for value in content.get("published", []):
+    if name.endswith((".yaml", ".yml")):
+        content = sources.read_yaml(name)
+        content.setdefault("name", Path(name).stem)
+    else:
+        content = registry.read("experiment", name)
+    unknown_keys = [key for key in content if key not in Experiment.__dataclass_fields__]
+    if unknown_keys:
+        raise ConfigError(f"experiment {name}: " + unknown("key", unknown_keys[0], Experiment.__dataclass_fields__))
+    figure = content.get("figure") or {"kind": "bars"}
+    if not isinstance(figure, Mapping) or figure.get("kind") not in KINDS:
+        raise ConfigError(f"experiment {name}: figure needs a kind; valid: {', '.join(KINDS)}")
+    missing = [key for key in KINDS[figure["kind"]] if key not in figure]
+    if missing:
+        raise ConfigError(f"experiment {name}: a figure of kind {figure['kind']} needs {', '.join(missing)}")
+    for key in ("datasets", "overrides", "toybox", "columns", "published"):
+        if not isinstance(content.get(key) or [], list):
+            raise ConfigError(f"experiment {name}: {key} has to be a list")
+    for value in content.get("published") or []:
         if not value.get("citation"):
-            raise ConfigError(f"configs/experiment/{name}.yaml: a published value needs a citation")
-    lists = {key: tuple(content.get(key) or ()) for key in ("datasets", "overrides", "toybox", "columns", "published")}
-    return Experiment(content["name"], content["description"], figure=content["figure"], **lists)
+            raise ConfigError(f"experiment {name}: a published value needs a citation")
+    lists = {key: tuple(content.get(key) or ()) for key in ("datasets", "overrides", "columns", "published")}
+    toybox = tuple(content.get("toybox") or lists["overrides"])
+    return Experiment(str(content["name"]), str(content.get("description", "")), figure=figure, toybox=toybox, **lists)
 
 
 def reproduce(
@@ -111,15 +139,48 @@ def reproduce(
     overrides = with_results(overrides, results)
     experiment = read_experiment(name)
     check_resampling(resamples)
+    skipped: dict[str, str] = {}
+    keys: list[str] = []
+    computed = 0
+    for plan in _plans(experiment, overrides, require_all, skipped):
+        warn_if_long(plan)
+        result = execute(plan)
+        keys += result.keys
+        computed += result.computed_images
+    results = load_config([word for word in overrides if word.startswith("results=")]).keys.results
+    table = _table(experiment, results, keys, resamples)
+    outcome = Outcome(table, skipped=skipped, computed_images=computed)
+    folder = Path(out) if out else Path(results) / "experiments" / experiment.name
+    outcome.files = _write(experiment, results, keys, table, folder)
+    return outcome
+
+
+def dry_run_experiment(
+    name: str, *overrides: str, results: str | Path | None = None, require_all: bool = False
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """Return what each data set of an experiment would take, and why others are skipped; nothing is computed.
+
+    Raises:
+        DataError: as :func:`reproduce`.
+    """
+    skipped: dict[str, str] = {}
+    plans = _plans(read_experiment(name), with_results(overrides, results), require_all, skipped)
+    return {plan.groups[0].dataset.name: estimate(plan) for plan in plans if plan.groups}, skipped
+
+
+def _plans(
+    experiment: Experiment, overrides: Sequence[str], require_all: bool, skipped: dict[str, str]
+) -> Iterator[Plan]:
+    """Yield the plan of each data set that is present; those that are missing are added to ``skipped``.
+
+    Raises:
+        DataError: when no data set is present, or one is missing and ``require_all`` is set.
+    """
     chosen, rest = _datasets(experiment, overrides)
     if require_all:
         for dataset in chosen:
             for setting in load_config([f"dataset={dataset}", *(w for w in rest if w.startswith("dataset."))]).settings:
                 registry.build("dataset", setting.dataset)
-    keys: list[str] = []
-    skipped: dict[str, str] = {}
-    computed = 0
-    results = load_config([word for word in rest if word.startswith("results=")]).keys.results
     for dataset in chosen:
         own = experiment.toybox if dataset == "toybox" else experiment.overrides
         try:
@@ -129,25 +190,20 @@ def reproduce(
                 raise
             skipped[dataset] = str(error).removeprefix(f"{dataset}: ")
             continue
-        result = execute(plan)
-        keys += result.keys
-        computed += result.computed_images
-    if not keys:
+        yield plan
+    if len(skipped) == len(chosen):
         raise DataError(
-            f"{name}: none of its data sets is there ({', '.join(chosen)}); `decomcam-bench doctor` says where they "
-            f"are looked for, `decomcam-bench reproduce {name} dataset=toybox` needs none"
+            f"{experiment.name}: none of its data sets is present ({', '.join(chosen)}); `decomcam-bench doctor` says "
+            f"where they are looked for, `decomcam-bench reproduce {experiment.name} dataset=toybox` needs none"
         )
-    table = _table(experiment, results, keys, resamples)
-    outcome = Outcome(table, skipped=skipped, computed_images=computed)
-    folder = Path(out) if out else Path(results) / "experiments" / name
-    outcome.files = _write(experiment, results, keys, table, folder)
-    return outcome
 
 
 def _datasets(experiment: Experiment, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     named = [word for word in overrides if word.startswith("dataset=")]
     rest = [word for word in overrides if not word.startswith("dataset=")]
     names = named[-1].partition("=")[2].split(",") if named else list(experiment.datasets)
+    if not names:
+        raise ConfigError(f"experiment {experiment.name}: names no data set; add datasets: [toybox], or dataset=NAME")
     return list(dict.fromkeys(names)), rest
 
 

@@ -75,7 +75,11 @@ def commands(cell: Cell) -> list[str]:
     described = list(cell.metrics().values())
     plain = [content["name"] for content in described if not content.get("overrides")]
     metrics = [[f"metric={','.join(plain)}"]] if plain or not described else []
-    metrics += [[f"metric={c['name']}", *c["overrides"]] for c in described if c.get("overrides")]
+    for content in described:
+        words = content.get("overrides") or []
+        named = any(word.startswith("metric.impl=") for word in words)  # a class without a YAML
+        if words:
+            metrics.append([*([] if named else [f"metric={content['name']}"]), *words])
     return [shlex.join(["decomcam-bench", "run", *map(str, cell.display["overrides"]), *own]) for own in metrics]
 
 
