@@ -195,8 +195,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     print(printable(f"{arguments.name} ({shown}){place}" if shown else f"{arguments.name}{place}"))
     for line in report.lines(sys.maxsize if arguments.all else 10):
         print(line)
-    kinds = ", ".join(f"{len(found):,} {kind}" for kind, found in report.findings.items())
-    print("sound" if report.sound else f"not sound: {kinds}")
+    print(report.verdict)
     return 0 if report.sound else 1
 
 

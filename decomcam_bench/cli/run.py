@@ -92,6 +92,14 @@ def _tell(result: RunResult) -> None:
         words = "annotation" if count == 1 else "annotations"
         log.warning("%d unusable %s left out (data verify lists them), first: %s", count, words, result.unusable[0])
 
+    if result.findings:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in result.findings.items())
+        total = sum(result.findings.values())
+        words = "finding" if total == 1 else "findings"
+        log.warning("data: %d %s that `data verify` lists with what to set: %s", total, words, kinds)
+    for line in result.remarks[:REASONS_SHOWN]:
+        log.info("data: %s", line)
+
 
 def _as_json(result: RunResult, table: pd.DataFrame) -> dict[str, Any]:
     from decomcam_bench.tables.tables import render

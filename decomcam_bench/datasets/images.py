@@ -88,6 +88,16 @@ def upright(file: Path) -> np.ndarray:
     return turned(read_image(file), turn)
 
 
+def orientation_of(file: Path) -> int:
+    """Return the EXIF orientation of an image file, 1 (upright) where there is none.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_image`.
+    """
+    with _opened(file) as image:
+        return orientation(image)
+
+
 def orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) where there is none or the metadata is damaged."""
     try:

@@ -19,6 +19,7 @@ from torch import Tensor
 from decomcam_bench.config.settings import RunConfig, RunKeys
 from decomcam_bench.core.errors import StrictError, UserError
 from decomcam_bench.core.progress import progress
+from decomcam_bench.datasets.acquire.plausibility import count_findings
 from decomcam_bench.datasets.base import Problem, printable
 from decomcam_bench.engine.estimate import warn_if_long
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker
@@ -49,6 +50,8 @@ class RunResult:
         new_failures: pairs that failed now, by reason: maps once a cell, masks that cannot be decoded once.
         unusable: annotations left out though their pair was evaluated without them, now or before, and
             those of no image at all; each with its file and reason. ``data verify`` shows them too.
+        findings: what ``data verify`` finds doubtful though it can be read, counted by kind.
+        remarks: what is worth knowing of the data sets without anything being wrong.
     """
 
     keys: list[str]
@@ -59,6 +62,8 @@ class RunResult:
     seconds: float = 0.0
     new_failures: dict[str, int] = field(default_factory=dict)
     unusable: list[str] = field(default_factory=list)
+    findings: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def run(config: RunConfig) -> RunResult:
@@ -88,6 +93,7 @@ def execute(plan: Plan) -> RunResult:
             refuse_sealed(group)
         _note_unusable(group.dataset.problems, keys.strict, result)
         _note_unusable(left_out_before(group, keys.save_maps), False, result)
+        _note_findings(group, result)
         parts = _open_parts(group, keys)
         if not parts:
             continue
@@ -125,6 +131,14 @@ def _note_unusable(problems: Iterable[Problem], strict: bool, result: RunResult)
     if strict and lines:
         raise StrictError(lines[0])
     result.unusable = list(dict.fromkeys([*result.unusable, *lines]))
+
+
+def _note_findings(group: Group, result: RunResult) -> None:
+    """Count what is doubtful about a data set; groups that share a data set repeat its counts."""
+    counts = count_findings(group.dataset, group.selection.indices)
+    for kind, count in counts.items():
+        result.findings[kind] = max(result.findings.get(kind, 0), count)
+    result.remarks = list(dict.fromkeys([*result.remarks, *map(printable, group.dataset.remarks)]))
 
 
 def _be_repeatable() -> None:
