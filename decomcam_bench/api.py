@@ -51,12 +51,16 @@ if TYPE_CHECKING:
     from decomcam_bench.engine.estimate import Estimate
 
 
-def run(*overrides: str, results: str | Path | None = None) -> RunResult:
+def run(
+    *overrides: str, results: str | Path | None = None, fresh: bool = False, retry_failed: bool = False
+) -> RunResult:
     """Evaluate what the store does not have yet.
 
     Args:
         overrides: as on the command line; comma lists sweep.
         results: root of the store; ``results`` by default.
+        fresh: compute the cells again, whatever the store has of them.
+        retry_failed: compute shards again in which a pair failed; without it only those whose cause has gone.
 
     Raises:
         UserError: for something that the caller can put right.
@@ -73,7 +77,7 @@ def run(*overrides: str, results: str | Path | None = None) -> RunResult:
     from decomcam_bench.engine.engine import run as run_config
 
     check_repeated(overrides)
-    return run_config(load_config(with_results(overrides, results)))
+    return run_config(load_config(with_results(overrides, results)), fresh, retry_failed)
 
 
 def dry_run(*overrides: str, results: str | Path | None = None) -> str:

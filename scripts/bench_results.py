@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.config import registry
-from decomcam_bench.store.store import RECORDS, Store, key_of, part_size, seal
+from decomcam_bench.store.schema import CellInfo, MetricInfo, shard_size
+from decomcam_bench.store.store import RECORDS, Shard, Store, seal
 from decomcam_bench.tables.tables import load_table, render
 
 
@@ -59,11 +60,14 @@ def write_cell(root: Path, number: int, images: int, pairs: int) -> None:
             "class_name": np.char.add("class", classes.astype(str)),
             "status": "ok",
             "reason": "",
+            "detail": "",
         }
     )
     store = Store(root)
-    display = {"dataset": "drawn", "model": "m", "layer": "", "method": f"m{number}", "rank": None, "overrides": []}
-    cell = store.create({"number": number}, display, images)
+    labels = {"dataset": "drawn", "model": "m", "layer": "", "method": f"m{number}", "rank": None}
+    size = shard_size(images)
+    identity = {"number": number, "method": {"id": f"m{number}"}}
+    cell = store.create(CellInfo(identity, labels, (), {}, images, shard_images=size))
     streams = {RECORDS: frame}
     for place, (name, values) in enumerate(
         (
@@ -71,17 +75,13 @@ def write_cell(root: Path, number: int, images: int, pairs: int) -> None:
             ("energy", {"energy": random.uniform(size=rows)}),
         )
     ):
-        config = registry.read("metric", name)
-        columns = [{**vars(c), "label": c.name} for c in registry.build("metric", config).columns]
-        identity = {"name": name}
-        content = {"identity": identity, "name": name, "config": config, "position": place, "columns": columns}
-        key = key_of(identity)
-        store.describe_metric(cell, key, content)
-        streams[key] = frame.assign(**values)
-    size = part_size(images)
-    for part in range(cell.parts):
-        inside = slice(part * size * pairs, (part + 1) * size * pairs)
-        seal([(cell, stream, part, own.iloc[inside].reset_index(drop=True)) for stream, own in streams.items()])
+        metric = registry.build("metric", registry.read("metric", name))
+        info = MetricInfo.of(metric, name, position=place)
+        store.describe_metric(cell, info)
+        streams[info.key] = frame.assign(**values)
+    for shard in range(cell.shards):
+        inside = slice(shard * size * pairs, (shard + 1) * size * pairs)
+        seal([Shard(cell, name, shard, own.iloc[inside].reset_index(drop=True)) for name, own in streams.items()])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ _EXAMPLES = """\
   decomcam-bench results list
   decomcam-bench results show 2c0d25                  a key may be cut short
   decomcam-bench results compare 2c0d25 07edae --metric energy
+  decomcam-bench results rm 2c0d25                    remove a cell
   decomcam-bench results gc --dry-run                 what an interrupted run left behind
   decomcam-bench results export --out records.parquet
 """
@@ -18,12 +19,12 @@ _EXAMPLES = """\
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "results", "find, inspect, compare, clean and export results", _EXAMPLES)
-    parser.add_argument("action", choices=("list", "show", "compare", "gc", "export"))
-    parser.add_argument("keys", nargs="*", metavar="KEY", help="of cells: one to show, two to compare, any to export")
+    parser.add_argument("action", choices=("list", "show", "compare", "rm", "gc", "export"))
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="of cells: one to show, two to compare, any to rm")
     add_results(parser)
     parser.add_argument("--metric", metavar="NAME", help="compare, export: only this metric")
     parser.add_argument("--images", type=int, default=10, metavar="N", help="compare: images to show (default: 10)")
-    parser.add_argument("--dry-run", action="store_true", help="gc: remove nothing")
+    parser.add_argument("--dry-run", action="store_true", help="gc, rm: remove nothing")
     parser.add_argument("--out", metavar="FILE", help="export: a .csv or .parquet file")
     add_json(parser)
     parser.set_defaults(execute=execute)
@@ -40,6 +41,11 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.action == "gc" and (Store(arguments.results).root / "cells").is_dir():
         lines = housekeeping.collect_garbage(arguments.results, arguments.dry_run)
         print("\n".join(lines) if lines else "nothing to remove")
+        return 0
+    if arguments.action == "rm":
+        if not arguments.keys:
+            raise ConfigError("results rm takes the KEYs of the cells to remove")
+        print("\n".join(housekeeping.remove_cells(arguments.results, arguments.keys, arguments.dry_run)))
         return 0
     if not Store(arguments.results).cells():
         raise StoreError(f"--results {arguments.results}: no results there; `decomcam-bench run` makes some")
@@ -66,11 +72,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _warn(arguments: argparse.Namespace) -> None:
     """Says which of the cells are not finished."""
-    from decomcam_bench.tables.tables import unfinished
+    from decomcam_bench.tables.tables import notes
     from decomcam_bench.tables.upkeep import find_cell
 
     keys = [find_cell(arguments.results, key).key for key in arguments.keys] or None
-    for line in unfinished(arguments.results, keys):
+    for line in notes(arguments.results, keys):
         log.warning(line)
 
 

@@ -48,6 +48,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_overrides(parser, "Hydra overrides, or @FILE that lists some; comma lists sweep")
     parser.add_argument("-m", "--multirun", action="store_true", help="accepted for Hydra's sake; sweeps need no flag")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and compute nothing")
+    parser.add_argument(
+        "--fresh", action="store_true", help="compute the cells again, for instance after their code was edited"
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="compute again where a pair failed, whatever the reason"
+    )
     parser.add_argument("--format", choices=("md", "csv", "json"), default="md", help="format of the table")
     add_json(parser)
     parser.set_defaults(execute=execute)
@@ -57,14 +63,14 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench import api
     from decomcam_bench.config.overrides import check_repeated
     from decomcam_bench.tables import layout
-    from decomcam_bench.tables.tables import load_table, render
+    from decomcam_bench.tables.tables import load_table, notes, render
 
     check_repeated(arguments.overrides)
     if arguments.dry_run:
         estimate = api.estimate(*arguments.overrides)
         print(json.dumps(estimate.as_dict(), indent=2) + "\n" if arguments.json else estimate.text(), end="")
         return 0
-    result = api.run(*arguments.overrides)
+    result = api.run(*arguments.overrides, fresh=arguments.fresh, retry_failed=arguments.retry_failed)
     _tell(result)
     table = load_table(result.results, result.keys)
     shown = table.drop(columns=[name for name in layout.numbers(table) if name not in result.numbers])
@@ -72,6 +78,8 @@ def execute(arguments: argparse.Namespace) -> int:
         print(json.dumps(_as_json(result, shown), indent=2))
     else:
         print(render(shown, arguments.format, result.results), end="")
+    for line in notes(result.results, result.keys):
+        log.warning(line)
     if _lacks_controls(result.results, result.keys):
         log.info("no row shows what chance or the annotation itself scores here; controls=true adds some")
     hopeless = (table["n_expected"] > 0) & (table["n_evaluated"] == 0)
@@ -110,15 +118,15 @@ def _as_json(result: RunResult, table: pd.DataFrame) -> dict[str, Any]:
 def _lacks_controls(results: str, keys: Sequence[str]) -> bool:
     """True if a number of these cells depends on annotations and no control stands next to the methods."""
     from decomcam_bench.config.settings import CONTROLS
-    from decomcam_bench.store.reader import metric_of
+    from decomcam_bench.store.reader import metric_of, metrics_of
     from decomcam_bench.store.store import Store
     from decomcam_bench.tables.layout import bare
 
     store = Store(results)
     cells = [cell for key in keys if (cell := store.cell(key))]
-    if any(bare(str(cell.display["method"])) in CONTROLS for cell in cells):
+    if any(bare(str(cell.labels["method"])) in CONTROLS for cell in cells):
         return False
-    return any(metric_of(content).annotation for cell in cells for content in cell.metrics().values())
+    return any(metric_of(content).annotation for cell in cells for content in metrics_of(cell).values())
 
 
 def _failures(reasons: Mapping[str, int]) -> Iterator[str]:

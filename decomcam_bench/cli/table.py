@@ -63,13 +63,13 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.core.errors import StoreError
     from decomcam_bench.store.store import Store
-    from decomcam_bench.tables.tables import render, unfinished
+    from decomcam_bench.tables.tables import notes, render
 
     if not Store(arguments.results).cells():
         raise StoreError(f"--results {arguments.results}: no results there; `decomcam-bench run` makes some")
     table = shaped(arguments)
     print(render(table, arguments.format, arguments.results), end="")
-    for line in unfinished(arguments.results):
+    for line in notes(arguments.results):
         log.warning(line)
     return 0
 
@@ -107,6 +107,6 @@ def labels_of(results: str) -> pd.DataFrame:
 
     cells = sorted(Store(results).cells(), key=order)
     return pd.DataFrame(
-        [{**{name: cell.display[name] for name in IDENTITY}, "key": cell.key} for cell in cells],
+        [{**{name: cell.labels[name] for name in IDENTITY}, "key": cell.key} for cell in cells],
         columns=[*IDENTITY, "key"],
     ).astype({"rank": "Int64"})

@@ -7,7 +7,7 @@ paths, numbers and messages stand in the detail alone. ``docs/store-format.md`` 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 class Reason(str, Enum):
@@ -83,6 +83,8 @@ class Failure(NamedTuple):
         return f"{self.code}: {self.detail}" if self.detail else str(self.code)
 
 
+#: What a method or metric may give as a reason; see :func:`failure`.
+Why: TypeAlias = "str | Reason | Failure"
 #: Codes as schema 1 wrote them, where they differ.
 _EARLIER = {
     "map_zero_mass": Reason.ZERO_MAP,
@@ -97,7 +99,7 @@ _EARLIER = {
 _CODES = {reason.value: reason for reason in Reason}
 
 
-def failure(given: str | Reason | Failure) -> Failure:
+def failure(given: Why) -> Failure:
     """Return a code and a detail for whatever a method or metric gave as its reason.
 
     >>> failure("map_zero_mass")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from decomcam_bench.core.console import log
-from decomcam_bench.engine.plan import Amount, Group, Plan, PlannedCell, chunks, expected_passes
+from decomcam_bench.engine.plan import Amount, Group, Plan, PlannedCell, expected_passes
+from decomcam_bench.engine.session import chunks
+from decomcam_bench.engine.state import CellState, states
 from decomcam_bench.models.clip import ClipModel, Passes
-from decomcam_bench.store.store import RECORDS, part_size
+from decomcam_bench.store.store import RECORDS
 
 #: Assumed speed where the store has no run to learn from, in floating-point operations a second.
 _NOMINAL = {"cpu": 2.0e10, "cuda": 1.0e13}
-
-
 #: Seconds beyond which a run says how long it takes before it starts.
 LONG = 600.0
 #: Images of a data set that are looked at for a rough estimate.
@@ -25,12 +25,11 @@ _PROBED = 32
 
 
 def count(group: Group, batch_size: int) -> list[Amount]:
-    """Images, pairs and chunks of each part of a group."""
-    size = part_size(group.images)
+    """Return images, pairs and batches of pairs of each shard of a group."""
     amounts = []
-    for part in range(group.parts):
+    for shard in range(group.shards):
         amount = Amount()
-        indices = group.selection.indices[part * size : (part + 1) * size]
+        indices = [group.selection.indices[position] for position in group.positions(shard)]
         for start in range(0, len(indices), batch_size):
             samples = [group.dataset.sample(index) for index in indices[start : start + batch_size]]
             owners = [
@@ -63,7 +62,7 @@ class Estimate:
 
     Attributes:
         device, store: of the run.
-        groups: one per data set and model: ``label``, ``images``, ``pairs``, ``parts``, and its ``cells`` with
+        groups: one per data set and model: ``label``, ``images``, ``pairs``, ``shards``, and its ``cells`` with
             ``key``, ``method``, ``layer``, ``rank``, ``metrics`` and ``state``.
         passes: forward and backward passes to do, by kind.
         seconds: estimated time.
@@ -86,7 +85,7 @@ class Estimate:
         cells = sum(len(group["cells"]) for group in self.groups)
         lines = [f"{cells} {'cell' if cells == 1 else 'cells'}, device {self.device}, store {self.store}"]
         for group in self.groups:
-            amounts = ", ".join(f"{group[name]} {name}" for name in ("images", "pairs", "parts"))
+            amounts = ", ".join(f"{group[name]} {name}" for name in ("images", "pairs", "shards"))
             lines.append(f"\n{group['label']}: {amounts}")
             for cell in group["cells"]:
                 name = " ".join(
@@ -106,54 +105,56 @@ def describe(plan: Plan) -> str:
 
 def estimate(plan: Plan) -> Estimate:
     """Return what a plan would compute and how long that takes; nothing is computed."""
-    save_maps = plan.config.keys.save_maps
     total, seconds = Passes(), 0.0
     groups = []
     for group in plan.groups:
-        by_part = count(group, plan.config.keys.batch_size)
-        everything = _sum(by_part)
-        cells = [_cell(cell, group.parts, save_maps) for cell in group.cells]
-        about = {"images": everything.images, "pairs": everything.pairs, "parts": group.parts}
-        groups.append({"label": group.label, **about, "cells": cells})
-        passes = expected_passes(group, _sum(by_part[part] for part in _to_compute(group, save_maps)), save_maps)
+        by_shard = count(group, plan.config.keys.batch_size)
+        everything = _sum(by_shard)
+        cells = states(group, plan.store, plan.config.keys.save_maps)
+        about = {"images": everything.images, "pairs": everything.pairs, "shards": group.shards}
+        groups.append({"label": group.label, **about, "cells": [_cell(cell, group.shards) for cell in cells]})
+        todo, working = _to_compute(group, cells)
+        passes = expected_passes(group, working, _sum(by_shard[shard] for shard in todo))
         for name, value in passes.as_dict().items():
             setattr(total, name, getattr(total, name) + value)
         seconds += _seconds(plan, group.model, passes)
     return Estimate(plan.device, str(plan.store.root), tuple(groups), total.as_dict(), seconds, _basis(plan))
 
 
-def _to_compute(group: Group, save_maps: bool) -> list[int]:
-    """Return the parts of which something is missing that takes the model."""
-    return [part for part in range(group.parts) if any(cell.to_compute(part, save_maps) for cell in group.cells)]
+def _to_compute(group: Group, cells: Sequence[CellState]) -> tuple[list[int], list[PlannedCell]]:
+    """Return the shards of which something is missing that takes the model, and the cells that miss it."""
+    todo = [shard for shard in range(group.shards) if any(cell.to_compute(shard) for cell in cells)]
+    return todo, [cell.plan for cell in cells if any(cell.to_compute(shard) for shard in todo)]
 
 
-def _cell(cell: PlannedCell, parts: int, save_maps: bool) -> dict[str, Any]:
-    missing = sum(bool(cell.missing(part, save_maps)) for part in range(parts))
-    state = "done" if not missing else f"{parts - missing} of {parts} parts done"
-    if missing and not any(cell.to_compute(part, save_maps) for part in range(parts)):
-        state += " (metrics to add to kept maps, without the model)"
-    elif missing and len(cell.done.get(RECORDS, ())) == parts:
+def _cell(cell: CellState, shards: int) -> dict[str, Any]:
+    """Return a cell of the plan and how far it is."""
+    missing = sum(bool(cell.missing(shard)) for shard in range(shards))
+    state = "done" if not missing else f"{shards - missing} of {shards} shards done"
+    if missing and not any(cell.to_compute(shard) for shard in range(shards)):
+        state += " (metrics to add to saved maps, without the model)"
+    elif missing and len(cell.done.get(RECORDS, ())) == shards:
         state += " (maps known, metrics to add)"
-    metrics = [str(metric.content["name"]) for metric in cell.metrics]
-    labels = {"method": cell.display["method"], "layer": cell.layer, "rank": cell.rank}
-    return {"key": cell.key, **labels, "metrics": metrics, "state": state}
+    plan = cell.plan
+    labels = {"method": plan.info.labels["method"], "layer": plan.layer, "rank": plan.rank}
+    return {"key": plan.key, **labels, "metrics": [metric.info.name for metric in plan.metrics], "state": state}
 
 
 def rough_seconds(plan: Plan) -> float:
     """Return about how long a run takes, from a few images of each data set."""
-    seconds, save_maps, batch_size = 0.0, plan.config.keys.save_maps, plan.config.keys.batch_size
+    seconds, batch_size = 0.0, plan.config.keys.batch_size
     for group in plan.groups:
-        todo = len(_to_compute(group, save_maps))
+        todo, working = _to_compute(group, states(group, plan.store, plan.config.keys.save_maps))
         if not todo:
             continue
         indices = group.selection.indices[:: max(1, group.images // _PROBED)]
         samples = [group.dataset.sample(index) for index in indices]
         kept = [sum(group.selection.keeps(sample, target) for target in sample.targets) for sample in samples]
-        images = group.images * todo // group.parts
+        images = group.images * len(todo) // group.shards
         scale = images / len(samples)
         pairs = round(sum(kept) * scale)
         amount = Amount(images, round(sum(map(bool, kept)) * scale), pairs, -(-pairs // batch_size))
-        seconds += _seconds(plan, group.model, expected_passes(group, amount, save_maps))
+        seconds += _seconds(plan, group.model, expected_passes(group, working, amount))
     return seconds
 
 
@@ -168,7 +169,7 @@ def warn_if_long(plan: Plan) -> None:
         )
 
 
-def _images_of(passes: dict[str, int]) -> int:
+def _images_of(passes: Mapping[str, int]) -> int:
     return passes.get("backbone", 0) + passes.get("method_scored", 0) + passes.get("metric_scored", 0)
 
 
@@ -177,9 +178,9 @@ def _measured(plan: Plan) -> float | None:
     keys = {cell.key for cell in plan.cells}
     kind = plan.device.partition(":")[0]
     for past in reversed(plan.store.runs()):
-        same_kind = str(past["device"]).partition(":")[0] == kind
-        if same_kind and keys & set(past["cells"]) and past["seconds"] > 0:
-            return float(_images_of(past["passes"]) / past["seconds"])
+        same_kind = str(past.device).partition(":")[0] == kind
+        if same_kind and keys & set(past.cells) and past.seconds > 0:
+            return float(_images_of(past.passes) / past.seconds)
     return None
 
 

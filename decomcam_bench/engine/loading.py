@@ -1,4 +1,4 @@
-"""Decoded images, ahead of use: each image of a run is read and resized once, in worker processes."""
+"""Load images ahead of use: each image of a run is read and resized once, in worker processes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from decomcam_bench.core.reasons import Failure, Reason
 from decomcam_bench.datasets.base import Dataset, Sample
 from decomcam_bench.models.geometry import Geometry
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """One image, ready for the model, or why it is not.
+    """Hold one image, ready for the model, or why it is not.
 
     Attributes:
         index: position in the data set.
         sample: its annotation.
         pixels: uint8 (3, size, size), or None.
-        error: why there are no pixels, or an empty string.
+        failed: why there are no pixels, or None.
     """
 
     index: int
     sample: Sample
     pixels: np.ndarray | None
-    error: str = ""
+    failed: Failure | None = None
+
+    @property
+    def error(self) -> str:
+        """Why there are no pixels, in words; or an empty string."""
+        return self.failed.detail if self.failed else ""
 
     @property
     def flaw(self) -> str:
@@ -38,20 +44,20 @@ class Loaded:
 
 
 def load(dataset: Dataset, index: int, size: int, mode: str) -> Loaded:
-    """Image ``index`` of a data set at the model's input size, or why there is none."""
+    """Return image ``index`` of a data set at the model's input size, or why there is none."""
     sample = dataset.sample(index)
     if sample.error:
-        return Loaded(index, sample, None, sample.error)
+        return Loaded(index, sample, None, Failure(Reason.BAD_ANNOTATION, sample.error))
     try:
         image = dataset.load_image(index)
     except (OSError, ValueError) as error:
-        return Loaded(index, sample, None, " ".join(str(error).split()) or type(error).__name__)
+        code = Reason.MISSING_IMAGE if isinstance(error, FileNotFoundError) else Reason.UNREADABLE_IMAGE
+        return Loaded(index, sample, None, Failure(code, " ".join(str(error).split()) or type(error).__name__))
     height, width = image.shape[:2]
     if (width, height) != (sample.width, sample.height):
         expected = f"{sample.width} x {sample.height}"
-        return Loaded(
-            index, sample, None, f"{sample.image_id}: image is {width} x {height}, its annotation says {expected}"
-        )
+        why = f"{sample.image_id}: image is {width} x {height}, its annotation says {expected}"
+        return Loaded(index, sample, None, Failure(Reason.UNREADABLE_IMAGE, why))
     return Loaded(index, sample, Geometry(width, height, size, mode).to_input(image))
 
 
@@ -64,7 +70,7 @@ class _Images(torch.utils.data.Dataset[Loaded]):
 
 
 def worker_count(wanted: int | None) -> int:
-    """Processes that decode: as asked, or one less than the cores, at most 8."""
+    """Return the number of processes that decode: as asked, or one less than the cores, at most 8."""
     if wanted is not None:
         return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -74,7 +80,7 @@ def worker_count(wanted: int | None) -> int:
 def feed(
     dataset: Dataset, batches: Sequence[Sequence[int]], size: int, mode: str, workers: int | None = None
 ) -> Iterator[list[Loaded]]:
-    """Yields the images of each batch of positions, decoded ahead of use."""
+    """Yield the images of each batch of positions, decoded ahead of use."""
     loader: DataLoader[Loaded] = DataLoader(
         _Images(dataset, size, mode),
         batch_sampler=[list(batch) for batch in batches],

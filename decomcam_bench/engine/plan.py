@@ -5,88 +5,75 @@ Planning opens data sets and loads models (the key holds their fingerprints), bu
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from decomcam_bench.config import registry
 from decomcam_bench.config.settings import MetricChoice, RunConfig, Setting
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.datasets.acquire.catalogue import variant_of
 from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.subsets import Selection, select
 from decomcam_bench.engine.evidence import check_needs
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
-from decomcam_bench.models.base import ModelSource, hash_file
+from decomcam_bench.models.base import ModelSource
 from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_device
-from decomcam_bench.store.maps import suffices
-from decomcam_bench.store.store import RECORDS, Cell, Store, key_of, part_size
+from decomcam_bench.store.reader import cell_code, metric_code
+from decomcam_bench.store.schema import CellInfo, MetricInfo, key_of, plain, shard_size
+from decomcam_bench.store.store import MAPS, RECORDS, Store
 
-#: Raised when preprocessing, towers or geometry change what a map is.
-MODEL_VERSION = 2
 _ANNOTATION = frozenset({"box", "mask"})
 #: Difference of normalised text embeddings up to which texts are the same.
 _SAME_TEXT = 1e-5
 #: Options that say where something lies, not what it is.
-PLACES = ("root", "cache_dir", "ids", "checkpoint")
+PLACES = ("root", "cache_dir", "checkpoint")
 
 
 @dataclass(frozen=True)
 class PlannedMetric:
-    """A metric of a cell: resolved for the data set, with its key and the labels of its columns."""
+    """A metric of a cell, resolved for the data set.
 
-    key: str
+    Attributes:
+        info: its description, from which its key follows.
+        metric: the object.
+        key: the hash of its identity.
+        code: digest of the code that its values come from.
+    """
+
+    info: MetricInfo
     metric: Metric
-    content: Mapping[str, Any]
+    key: str
+    code: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class PlannedCell:
     """One cell of a run.
 
     Attributes:
+        info: its description, from which its key follows.
+        key: the hash of its identity.
         layer: canonical name; empty for a method that reads no layer.
+        method: the object.
         rank: None for a method without one.
-        done: part numbers that the store already has, by stream.
-        kept: part numbers whose maps the store has kept.
+        metrics: in the order in which they were asked for.
+        code: digest of the code that its maps come from.
     """
 
-    identity: Mapping[str, Any]
-    display: Mapping[str, Any]
+    info: CellInfo
+    key: str
     layer: str
     method: Method
     rank: int | None
-    metrics: list[PlannedMetric]
-    cell: Cell | None = None
-    done: dict[str, set[int]] = field(default_factory=dict)
-    kept: set[int] = field(default_factory=set)
-
-    @property
-    def key(self) -> str:
-        return key_of(self.identity)
+    metrics: tuple[PlannedMetric, ...]
+    code: str
 
     def streams(self, save_maps: bool) -> list[str]:
-        return [RECORDS, *(["maps"] if save_maps else []), *(metric.key for metric in self.metrics)]
-
-    def from_kept(self, part: int, save_maps: bool) -> bool:
-        """Whether all that is missing of ``part`` follows from its kept maps, without the model."""
-        missing = self.missing(part, save_maps)
-        wanted = {metric.key: metric.metric for metric in self.metrics}
-        return (
-            all(stream in wanted and suffices(wanted[stream]) for stream in missing)
-            and part in self.done.get(RECORDS, set())
-            and part in self.kept
-        )
-
-    def to_compute(self, part: int, save_maps: bool) -> bool:
-        """Whether something of ``part`` is missing that takes the model."""
-        return bool(self.missing(part, save_maps)) and not self.from_kept(part, save_maps)
-
-    def missing(self, part: int, save_maps: bool) -> list[str]:
-        """Streams without part ``part``."""
-        return [stream for stream in self.streams(save_maps) if part not in self.done.get(stream, set())]
+        """Return what a run writes for the cell: records, maps, and the key of each metric."""
+        return [RECORDS, *([MAPS] if save_maps else []), *(metric.key for metric in self.metrics)]
 
 
 @dataclass
@@ -110,9 +97,14 @@ class Group:
         return len(self.selection.indices)
 
     @property
-    def parts(self) -> int:
-        """Number of parts that its records are sealed in."""
-        return -(-self.images // part_size(self.images)) if self.images else 0
+    def shards(self) -> int:
+        """Number of shards that its records are sealed in."""
+        return -(-self.images // shard_size(self.images)) if self.images else 0
+
+    def positions(self, shard: int) -> range:
+        """Return the positions of the images of a shard in the run."""
+        size = shard_size(self.images)
+        return range(shard * size, min((shard + 1) * size, self.images))
 
 
 @dataclass
@@ -156,13 +148,20 @@ def make_plan(config: RunConfig) -> Plan:
         group = groups[group_key]
         if setting.keys.controls and not _possible(setting, dataset):
             continue
-        cell = _plan_cell(setting, group, model_identity, choices, store)
-        known = next((other for other in group.cells if other.key == cell.key), None)
-        if known is None:
-            group.cells.append(cell)
-        else:
-            known.metrics += [m for m in cell.metrics if m.key not in {other.key for other in known.metrics}]
+        cell = _plan_cell(setting, group, model_identity, choices)
+        _add(group.cells, cell)
     return Plan(list(groups.values()), store, config, device)
+
+
+def _add(cells: list[PlannedCell], cell: PlannedCell) -> None:
+    """Add a cell, or its metrics to the same cell."""
+    for place, other in enumerate(cells):
+        if other.key == cell.key:
+            known = {metric.key for metric in other.metrics}
+            more = tuple(metric for metric in cell.metrics if metric.key not in known)
+            cells[place] = replace(other, metrics=other.metrics + more)
+            return
+    cells.append(cell)
 
 
 def _once(cache: dict[str, Any], key: str, make: Any) -> Any:
@@ -181,7 +180,6 @@ def _plan_cell(
     group: Group,
     model_identity: Mapping[str, Any],
     choices: Sequence[MetricChoice],
-    store: Store,
 ) -> PlannedCell:
     method = _method(setting)
     layer = ""
@@ -191,43 +189,72 @@ def _plan_cell(
     check_texts(setting.method["name"], method, group.bank)
     rank = (setting.keys.rank or method.default_rank) if method.ranked else None
     keys = setting.keys
+    keys = setting.keys
+    dataset = group.dataset
     identity = {
         "dataset": {
-            **group.dataset.identity,
-            "version": group.dataset.version,
-            "fingerprint": group.dataset.fingerprint,
+            **registry.code_identity(type(dataset)),
+            **dataset.identity,
+            "fingerprint": dataset.fingerprint,
             "selection": group.selection.digest,
         },
-        "prompts": group.dataset.prompt_identity,
-        "model": {**model_identity, "version": MODEL_VERSION},
+        "prompts": dataset.prompt_identity,
+        "model": {**registry.code_identity(type(group.source)), **model_identity},
         "layer": layer,
         "method": {
-            **_implementation(setting.method["impl"], method),
-            **{name: _plain(value) for name, value in method.identity.items()},
+            **registry.code_identity(type(method)),
+            "options": {name: plain(value) for name, value in method.identity.items()},
         },
         "rank": rank,
         "precision": keys.precision,
         "seed": keys.seed,
     }
-    seed = {"seed": keys.seed} if keys.seed else {}
-    limit = {"limit": keys.limit} if keys.limit and keys.limit < group.selection.available else {}
-    display = {
-        "dataset": label(setting.dataset["name"], {**setting.changed["dataset"], **limit}),
+    choices_by_group = {name: str(getattr(setting, name)["name"]) for name in ("dataset", "model", "method")}
+    labels = {
+        "dataset": _dataset_label(setting, group),
         "model": model_label(setting),
         "layer": layer,
-        "method": label(setting.method["name"], {**setting.changed["method"], **seed}),
+        "method": label(setting.method["name"], {**setting.changed["method"], **_nonzero(seed=keys.seed)}),
         "rank": rank,
-        "overrides": _repeat(setting),
     }
-    usable = _usable(choices, group.dataset)
-    metrics = [_plan_metric(choice, group.dataset, number) for number, choice in enumerate(usable)]
-    planned = PlannedCell(identity, display, layer, method, rank, metrics)
-    planned.cell = store.cell(planned.key)
-    if planned.cell is not None:
-        streams = planned.streams(keys.save_maps)
-        planned.done = {stream: planned.cell.sealed(stream) for stream in streams}
-        planned.kept = planned.cell.sealed("maps")
-    return planned
+    info = CellInfo(
+        identity,
+        labels,
+        tuple(_repeat(setting)),
+        choices_by_group,
+        group.images,
+        len(dataset),
+        official_images(dataset),
+        shard_size(group.images),
+    )
+    usable = _usable(choices, dataset)
+    metrics = tuple(_plan_metric(choice, dataset, number) for number, choice in enumerate(usable))
+    return PlannedCell(info, info.key, layer, method, rank, metrics, cell_code(choices_by_group, identity))
+
+
+def _nonzero(**values: int | None) -> dict[str, int]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _dataset_label(setting: Setting, group: Group) -> str:
+    """Return the label of a data set: its options, its selection, and how much of the benchmark lies there."""
+    dataset, selection, keys = group.dataset, group.selection, setting.keys
+    changed = dict(setting.changed["dataset"])
+    if changed.get("ids") is not None:
+        count = len(selection.indices)
+        changed["ids"] = dataset.image_id(selection.indices[0]) if count == 1 else f"{count}#{selection.digest[:6]}"
+    if keys.limit and keys.limit < selection.available:
+        changed["limit"] = keys.limit
+    official = official_images(dataset)
+    if official and len(dataset) != official:
+        changed["images"] = f"{len(dataset)}/{official}"
+    return label(setting.dataset["name"], changed)
+
+
+def official_images(dataset: Dataset) -> int:
+    """Return the number of images of the complete benchmark; 0 if none is known."""
+    variant = variant_of(dataset)
+    return variant.images if variant else 0
 
 
 def _method(setting: Setting) -> Method:
@@ -273,43 +300,13 @@ def _usable(choices: Sequence[MetricChoice], dataset: Dataset) -> list[MetricCho
 
 def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> PlannedMetric:
     metric: Metric = registry.build("metric", choice.config).resolve(dataset)
-    options = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.init and f.name != "name"}
-    identity = {**_implementation(choice.config["impl"], metric), **options}
-    suffix = label(choice.config["name"], choice.changed).removeprefix(choice.config["name"])
+    name = str(choice.config["name"])
+    suffix = label(name, choice.changed).removeprefix(name)
     word = registry.word("metric", choice.config)
     own = [f"metric.impl={word}"] if ":" in word else []
-    content = {
-        "identity": identity,
-        "name": choice.config["name"],
-        "config": {**choice.config, **options},
-        "overrides": [*own, *(f"metric.{key}={_word(value)}" for key, value in sorted(choice.changed.items()))],
-        "position": position,
-        "columns": [
-            {**{f.name: getattr(column, f.name) for f in fields(column)}, "label": column.name + suffix}
-            for column in metric.columns
-        ],
-    }
-    return PlannedMetric(key_of(identity), metric, content)
-
-
-def _implementation(path: str, made: Method | Metric) -> dict[str, Any]:
-    """What identifies the code: its version; for code from elsewhere, its source file too."""
-    identity: dict[str, Any] = {"impl": path, "version": made.version}
-    if not path.startswith("decomcam_bench."):
-        source = inspect.getsourcefile(type(made))
-        identity["source"] = hash_file(source) if source else ""
-    return identity
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that an identity is the same before and after JSON."""
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    raise ConfigError(f"an option of type {type(value).__name__} cannot be part of a cell key")
+    words = [*own, *(f"metric.{key}={_word(value)}" for key, value in sorted(choice.changed.items()))]
+    info = MetricInfo.of(metric, name, suffix, words, position)
+    return PlannedMetric(info, metric, info.key, "" if info.source else metric_code(name))
 
 
 def label(name: str, changed: Mapping[str, Any]) -> str:
@@ -369,13 +366,13 @@ def _word(value: Any) -> str:
 
 @dataclass
 class Amount:
-    """How much a group has to do.
+    """Count what a group has to do.
 
     Attributes:
         images: images to load.
         targeted: those of them with at least one pair.
         pairs: pairs.
-        chunks: chunks of pairs that are evaluated together, see :func:`chunks`.
+        chunks: chunks of pairs that are evaluated together, see :func:`~decomcam_bench.engine.session.chunks`.
     """
 
     images: int = 0
@@ -384,35 +381,14 @@ class Amount:
     chunks: int = 0
 
 
-def chunks(image_of: Sequence[int], batch_size: int) -> list[range]:
-    """Split pairs into chunks to evaluate together.
-
-    The pairs of an image stay together, so that what does not depend on the text is computed once for
-    them: a chunk has at most ``batch_size`` pairs, or all those of a single image.
-
-    Args:
-        image_of: the image of each pair, ascending.
-    """
-    starts = [p for p, image in enumerate(image_of) if p == 0 or image_of[p - 1] != image]
-    ends = [*starts[1:], len(image_of)]
-    spans: list[range] = []
-    for start, end in zip(starts, ends, strict=False):
-        if spans and end - spans[-1].start <= batch_size:
-            spans[-1] = range(spans[-1].start, end)
-        else:
-            spans.append(range(start, end))
-    return spans
-
-
-def expected_passes(group: Group, amount: Amount, save_maps: bool = False) -> Passes:
-    """Passes that the unfinished cells of a group need; those of metrics with a limit at most."""
+def expected_passes(group: Group, open_cells: Sequence[PlannedCell], amount: Amount) -> Passes:
+    """Return the passes that unfinished cells of a group need; those of metrics with a limit at most."""
     pairs, images = amount.pairs, amount.images
-    open_cells = [cell for cell in group.cells if any(cell.to_compute(p, save_maps) for p in range(group.parts))]
     total = Passes()
     if not open_cells:
         return total
     total.backbone = images
-    shapes = group.model.layer_shapes()
+    shapes = group.model.layer_shapes(cell.layer for cell in open_cells if cell.layer)
     gradients = {(cell.layer, cell.method.differentiated) for cell in open_cells if "gradients" in cell.method.needs}
     attentions = {(cell.layer, cell.method.differentiated) for cell in open_cells if "attentions" in cell.method.needs}
     total.backward = total.head = pairs * (len(gradients) + len(attentions))
@@ -441,6 +417,6 @@ def shared_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     """
     groups: dict[str, list[PlannedCell]] = {}
     for cell in cells:
-        shared = {**cell.identity, "rank": None} if cell.method.nested else cell.identity
+        shared = {**cell.info.identity, "rank": None} if cell.method.nested else cell.info.identity
         groups.setdefault(key_of(shared), []).append(cell)
     return list(groups.values())

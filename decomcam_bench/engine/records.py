@@ -1,4 +1,4 @@
-"""Records: one row a pair, from what a metric answers to the table that is sealed."""
+"""Make records: one row per pair, from what a metric answers to the table that is sealed."""
 
 from __future__ import annotations
 
@@ -7,34 +7,49 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decomcam_bench.core.reasons import Failure, Reason, failure
 from decomcam_bench.datasets.base import Target, printable
 from decomcam_bench.metrics.base import Fail, MapMetric, Metric, Outcome, PairMap, Skip, Work
 from decomcam_bench.models.geometry import Geometry
 
 Row = dict[str, Any]
+#: Columns of every record.
+PAIR = ("position", "image_id", "class_id", "class_name", "status", "reason", "detail")
 
 
-def pair_row(position: int, image_id: str, class_id: int, class_name: str, status: str = "ok", reason: str = "") -> Row:
-    """What every record says of its pair."""
+def pair_row(position: int, image_id: str, class_id: int, class_name: str, failed: Failure | None = None) -> Row:
+    """Return what every record says of its pair.
+
+    Args:
+        position: of the image in the run.
+        image_id: of the data set.
+        class_id: of the class.
+        class_name: of the class.
+        failed: why there is no map, or None.
+    """
     return {
         "position": position,
         "image_id": printable(image_id),
         "class_id": class_id,
         "class_name": printable(class_name),
-        "status": status,
-        "reason": printable(reason),
+        **_status("failed" if failed else "ok", failed),
     }
 
 
+def _status(status: str, why: Failure | None) -> Row:
+    code, detail = (str(why.code), printable(" ".join(why.detail.split()))) if why else ("", "")
+    return {"status": status, "reason": code, "detail": detail}
+
+
 def record(outcome: Outcome, metric: Metric) -> Row:
-    """Status, reason and values of an outcome; a value that is not finite is a failure.
+    """Return status, reason and values of an outcome; a value that is not finite is a failure.
 
     NaN is none where the metric says that it may be (``undefined``).
     """
     if isinstance(outcome, Skip):
-        return {"status": "skipped", "reason": outcome.reason, **outcome.values}
+        return {**_status("skipped", failure(outcome.reason)), **outcome.values}
     if isinstance(outcome, Fail):
-        return {"status": "failed", "reason": printable(outcome.reason), **outcome.values}
+        return {**_status("failed", failure(outcome.reason)), **outcome.values}
     bad = [
         name
         for name, value in outcome.items()
@@ -42,12 +57,12 @@ def record(outcome: Outcome, metric: Metric) -> Row:
     ]
     if bad:
         known = {metric.census: outcome[metric.census]} if metric.census in outcome else {}
-        return {"status": "failed", "reason": f"not_finite: {', '.join(bad)}", **known}
-    return {"status": "ok", "reason": "", **outcome}
+        return {**_status("failed", Failure(Reason.NON_FINITE_VALUE, ", ".join(bad))), **known}
+    return {**_status("ok", None), **outcome}
 
 
-def judged(metric: MapMetric, view: PairMap, reason: str) -> Outcome:
-    """What a metric says of a pair whose map failed for ``reason`` (empty: it did not).
+def judged(metric: MapMetric, view: PairMap, failed: Failure | None) -> Outcome:
+    """Return what a metric says of a pair, whose map may have failed.
 
     A pair that the protocol leaves out is left out whether it has a map or not. A pair that a metric cannot digest
     is a record, not the end of the run. A pair whose map failed keeps what it scores under ``failure: worst``.
@@ -56,18 +71,19 @@ def judged(metric: MapMetric, view: PairMap, reason: str) -> Outcome:
         outcome = metric.evaluate(view)
     except (ValueError, LookupError, ArithmeticError, OSError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        outcome = Fail(kind + " ".join(str(error).split()), metric.worst() if reason else {})
-    if not reason or isinstance(outcome, Skip):
+        why = Failure(Reason.METRIC_ERROR, kind + " ".join(str(error).split()))
+        outcome = Fail(why, metric.worst() if failed else {})
+    if not failed or isinstance(outcome, Skip):
         return outcome
-    return Fail(reason, outcome.values if isinstance(outcome, Fail) else metric.missed(outcome))
+    return Fail(failed, outcome.values if isinstance(outcome, Fail) else metric.missed(outcome))
 
 
 def frame(rows: list[Row]) -> pd.DataFrame:
-    """Records as a table, sorted by image position and class; values absent from a row are null."""
-    table = pd.DataFrame(rows, columns=None if rows else list(pair_row(0, "", 0, "")))
+    """Return records as a table, sorted by image position and class; values absent from a row are null."""
+    table = pd.DataFrame(rows, columns=None if rows else list(PAIR))
     if rows:
         table = table.sort_values(["position", "class_id"], kind="stable").reset_index(drop=True)
-    texts = dict.fromkeys(("image_id", "class_name", "status", "reason"), "str")
+    texts = dict.fromkeys(("image_id", "class_name", "status", "reason", "detail"), "str")
     return table.astype({"position": "int32", "class_id": "int32", **texts})
 
 

@@ -29,6 +29,7 @@ from decomcam_bench.datasets.base import Target, printable
 from decomcam_bench.datasets.images import orientation, rgb, turned, upright
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker, check_needs
 from decomcam_bench.engine.plan import check_texts, label, model_label
+from decomcam_bench.engine.session import map_failures
 from decomcam_bench.explainer.answers import Answer, ComponentMaps
 from decomcam_bench.explainer.figures import draw
 from decomcam_bench.explainer.files import check_path, save_figure, writing
@@ -299,15 +300,8 @@ class _Session:
     def _answer(self, one: _Asked, explanation: Explanation, similarity: np.ndarray) -> Answer:
         size = (self.model.input_size, self.model.input_size)
         maps = explanation.maps(size).float()
-        reasons = []
-        for number in range(len(self.texts)):
-            reason = explanation.failures.get(number, "")
-            if not reason and not bool(maps[number].isfinite().all()):
-                reason = "map_not_finite"
-            elif not reason and not bool(maps[number].any()):
-                reason = "map_zero_mass"
-            reasons.append(reason)
-        good = torch.tensor([not reason for reason in reasons], device=maps.device)
+        failures = map_failures(maps, explanation)
+        good = torch.tensor([failed is None for failed in failures], device=maps.device)
         return Answer(
             method=one.name,
             model=self.model_name,
@@ -316,7 +310,7 @@ class _Session:
             geometry=self.geometry,
             similarity=similarity,
             maps=torch.where(good[:, None, None], maps, 0.0).cpu().numpy(),
-            reasons=tuple(reasons),
+            reasons=tuple(str(failed or "") for failed in failures),
             components=tuple(_components(explanation, number, size) for number in range(len(self.texts))),
         )
 

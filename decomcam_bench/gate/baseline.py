@@ -21,7 +21,8 @@ from typing import Any
 
 from decomcam_bench.core.errors import ConfigError, StoreError
 from decomcam_bench.core.version import __version__
-from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records
+from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records, metrics_of
+from decomcam_bench.store.schema import MetricInfo
 from decomcam_bench.store.store import RECORDS, Cell, Store, key_of
 from decomcam_bench.tables.tables import counts, is_complete, order
 
@@ -78,41 +79,41 @@ def _cell(cell: Cell, images: bool) -> dict[str, Any]:
         raise StoreError(f"cell {cell.key} is unfinished and cannot be a baseline; run its command again first")
     found = counts(cell.read(RECORDS, lambda name: name == "status"))
     metrics = []
-    for key, content in cell.metrics().items():
+    for key, content in metrics_of(cell).items():
         if not is_complete(cell, key):
             raise StoreError(
-                f"cell {cell.key}: metric {content['name']} is unfinished and cannot be in a baseline; "
+                f"cell {cell.key}: metric {content.name} is unfinished and cannot be in a baseline; "
                 f"run its command again first"
             )
         metrics.append(_metric(cell, key, content, images))
     return {
         "key": cell.key,
         "identity": dict(cell.identity),
-        "display": {name: value for name, value in cell.display.items() if name != "overrides"},
+        "display": dict(cell.labels),
         "n_expected": found["n_expected"],
         "n_failed": found["n_failed"],
         "metrics": metrics,
     }
 
 
-def _metric(cell: Cell, key: str, content: Mapping[str, Any], images: bool) -> dict[str, Any]:
+def _metric(cell: Cell, key: str, content: MetricInfo, images: bool) -> dict[str, Any]:
     records = metric_records(cell, key)
     metric = metric_of(content)
     good = evaluated(records, metric)
     values = metric.aggregate(good)
-    judged = [c for c in content["columns"] if c["direction"] != "none" and not c.get("machine")]
+    judged = [c for c in content.columns if c.direction != "none" and not c.machine]
     made: dict[str, Any] = {
         "key": key,
-        "name": content["name"],
-        "identity": content["identity"],
+        "name": content.name,
+        "identity": content.identity,
         "n_failed": counts(records)["n_failed"],
         "n_skipped": counts(records)["n_skipped"],
         "columns": [
             {
-                "name": column["name"],
-                "label": column["label"],
-                "direction": column["direction"],
-                "value": _number(values[column["name"]]),
+                "name": column.name,
+                "label": column.label,
+                "direction": column.direction,
+                "value": _number(values[column.name]),
             }
             for column in judged
         ],
@@ -121,7 +122,7 @@ def _metric(cell: Cell, key: str, content: Mapping[str, Any], images: bool) -> d
         each = image_values(metric.image_sums(good))
         made["images"] = [str(name) for name in each.index]
         made["image_values"] = {
-            column["name"]: [_number(float(f"{value:.7g}")) for value in each[column["name"]]] for column in judged
+            column.name: [_number(float(f"{value:.7g}")) for value in each[column.name]] for column in judged
         }
     return made
 

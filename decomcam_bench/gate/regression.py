@@ -35,7 +35,8 @@ from decomcam_bench.core.fingerprint import own_code
 from decomcam_bench.gate.baseline import read_baseline
 from decomcam_bench.metrics.base import Column, Metric
 from decomcam_bench.stats.statistics import Comparison, compare
-from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records
+from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records, metrics_of
+from decomcam_bench.store.schema import MetricInfo
 from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables.tables import counts, is_complete
 
@@ -219,7 +220,7 @@ def judge(
         if cell is None:
             findings.append(_absent(known, others, results))
         elif not is_complete(cell):
-            why = f"{len(cell.present('records'))} of {cell.parts} parts are there; run its command again"
+            why = f"{len(cell.present('records'))} of {cell.shards} parts are there; run its command again"
             findings.append(Finding(known["display"], known["key"], "", "missing", why=why))
         elif not any_code and _stale(known, cell):
             why = (
@@ -283,7 +284,7 @@ def _absent(known: Mapping[str, Any], others: Sequence[Cell], results: str | Pat
     near = [
         cell
         for cell in others
-        if all(_base(cell.display[name]) == _base(display[name]) for name in ("dataset", "method"))
+        if all(_base(cell.labels[name]) == _base(display[name]) for name in ("dataset", "method"))
     ]
     ranked = sorted((differences(known["identity"], cell.identity), cell.key) for cell in near)
     ranked.sort(key=lambda item: len(item[0]))
@@ -294,14 +295,14 @@ def _absent(known: Mapping[str, Any], others: Sequence[Cell], results: str | Pat
 
 
 def _cell(known: Mapping[str, Any], cell: Cell, tolerances: Tolerances) -> list[Finding]:
-    present = cell.metrics()
+    present = metrics_of(cell)
     findings = []
     for metric in known["metrics"]:
         if metric["key"] in present:
             findings += _metric(known, metric, cell, present[metric["key"]], tolerances)
             continue
-        same = [content for content in present.values() if content["name"] == metric["name"]]
-        lines: list[list[str]] = [differences(metric["identity"], content["identity"]) for content in same]
+        same = [content for content in present.values() if content.name == metric["name"]]
+        lines: list[list[str]] = [differences(metric["identity"], content.identity) for content in same]
         state, why = ("missing", f"metric {metric['name']} was not evaluated")
         if lines:
             state, why = (
@@ -316,14 +317,14 @@ def _cell(known: Mapping[str, Any], cell: Cell, tolerances: Tolerances) -> list[
 
 
 def _metric(
-    known: Mapping[str, Any], before: Mapping[str, Any], cell: Cell, content: Mapping[str, Any], tolerances: Tolerances
+    known: Mapping[str, Any], before: Mapping[str, Any], cell: Cell, content: MetricInfo, tolerances: Tolerances
 ) -> list[Finding]:
     def finding(column: Mapping[str, Any], state: str, **rest: Any) -> Finding:
         named = column["label"], state, column["direction"], column["value"]
         return Finding(known["display"], known["key"], *named, **rest)
 
     if not is_complete(cell, before["key"]):
-        parts = f"{len(cell.present(before['key']))} of {cell.parts}"
+        parts = f"{len(cell.present(before['key']))} of {cell.shards}"
         why = f"{parts} parts of metric {before['name']} are there; run its command again"
         return [finding(column, "missing", why=why) for column in before["columns"]]
     records = metric_records(cell, before["key"])

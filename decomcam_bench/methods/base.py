@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError, MethodError, UserError
+from decomcam_bench.core.reasons import Why
 from decomcam_bench.core.validation import check_choice
 
 #: What :attr:`Evidence.extras` may hold in addition to images and activations. Each is a function:
@@ -216,7 +217,7 @@ class Explanation:
     native: Tensor
     mode: str = "bilinear"
     components: Components | None = None
-    failures: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, Why] = field(default_factory=dict)
     scored: Tensor | None = None
     foreign: dict[int, np.ndarray] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decomcam_bench.core.reasons import Reason
 from decomcam_bench.core.validation import check_at_least, check_choice, check_positive
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max
 from decomcam_bench.methods.ops.validity import Failures, finish
@@ -17,7 +18,7 @@ from decomcam_bench.models.surgery import VALUES
 NORMALISATIONS = ("features", "tokens")
 FLOORS = ("minimum", "zero")
 
-NON_FINITE_FEATURES = "non_finite_features"
+NON_FINITE_FEATURES = Reason.NON_FINITE_FEATURES
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from decomcam_bench.core.reasons import Failure, Reason
 from decomcam_bench.core.validation import check_positive
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
 from decomcam_bench.methods.ops.validity import EMPTY_REGION, Failures, finish
@@ -103,7 +104,7 @@ class BadMaskError(ValueError):
 class Oracle(Control):
     """The annotated region itself, 1 inside and 0 outside: the ceiling of localisation.
 
-    A pair whose region cannot be decoded fails with the reason ``bad_mask: ...``, as in the metrics.
+    A pair whose region cannot be decoded fails with the reason ``bad_mask``, as in the metrics.
     """
 
     id = "oracle"
@@ -117,6 +118,6 @@ class Oracle(Control):
         except BadMaskError as error:
             masks = error.masks
             for pair, reason in error.reasons.items():
-                failures.add(evidence.all_pairs == pair, f"bad_mask: {reason}")
+                failures.add(evidence.all_pairs == pair, Failure(Reason.BAD_MASK, reason))
         failures.add(~masks.flatten(1).any(1), EMPTY_REGION)
         return finish(masks.float(), "none", failures)

@@ -12,11 +12,8 @@ import torch
 
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.mapfiles import MapFolder, MapMalformedError, MapMissingError
+from decomcam_bench.core.reasons import Failure, Reason, Why
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
-from decomcam_bench.methods.ops.validity import ZERO_MAP
-
-MAP_MISSING = "map_missing"
-MAP_MALFORMED = "map_malformed"
 
 
 @dataclass
@@ -27,7 +24,7 @@ class MapFiles(MapMethod):
     whole original image. Metrics that are defined in original pixels read it as it is; for those that run the
     model it is brought to the input as the image was (resized, and cropped where the model crops), bilinearly,
     with a wider filter where it shrinks. Negative values count as 0, as in all maps. A pair fails with
-    ``map_missing``, or with ``map_malformed: WHY``.
+    ``map_missing``, or with ``map_malformed``.
 
     The content of the files is part of the cell key, their place is not.
 
@@ -60,16 +57,16 @@ class MapFiles(MapMethod):
 
     def map(self, evidence: Evidence) -> Explanation:
         maps = np.zeros((len(evidence), *evidence.input_size), dtype=np.float32)
-        failures: dict[int, str] = {}
+        failures: dict[int, Why] = {}
         foreign: dict[int, np.ndarray] = {}
         for pair, (image_id, class_name) in enumerate(evidence.pair_names):
             try:
                 found = self.folder.read(image_id, class_name)
             except MapMissingError:
-                failures[pair] = MAP_MISSING
+                failures[pair] = Reason.MAP_MISSING
                 continue
             except MapMalformedError as error:
-                failures[pair] = f"{MAP_MALFORMED}: {error}"
+                failures[pair] = Failure(Reason.MAP_MALFORMED, str(error))
                 continue
             if found.shape == evidence.input_size:
                 maps[pair] = found
@@ -77,7 +74,7 @@ class MapFiles(MapMethod):
                 maps[pair] = evidence.map_to_input(pair, found)
                 foreign[pair] = np.maximum(found, 0)
             if not (maps[pair] > 0).any():
-                failures[pair] = ZERO_MAP
+                failures[pair] = Reason.ZERO_MAP
                 maps[pair] = 0
         return Explanation(torch.from_numpy(maps).to(evidence.device), "none", failures=failures, foreign=foreign)
 

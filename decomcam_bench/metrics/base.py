@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import Failure, Reason, Why
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.datasets.base import Mask, Target
 from decomcam_bench.metrics.aggregation import ImageSums, mean_sums
@@ -47,11 +48,12 @@ class Skip:
     """Leave a pair out, as a protocol prescribes for every method alike.
 
     Attributes:
-        reason: a short snake_case word.
+        reason: a :class:`~decomcam_bench.core.reasons.Reason`, with a detail if need be; words of one's own become
+            the detail of ``other``.
         values: what is known of the pair nevertheless.
     """
 
-    reason: str
+    reason: Why
     values: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
 
@@ -60,12 +62,12 @@ class Fail:
     """Report a pair that has no value, and why.
 
     Attributes:
-        reason: a short snake_case word, with a detail after a colon.
+        reason: as of :class:`Skip`.
         values: what the pair scores under ``failure: worst``. Empty where the method is not to blame (a mask that
             cannot be decoded, say): such a pair takes no part in any number.
     """
 
-    reason: str
+    reason: Why
     values: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
 
@@ -241,11 +243,11 @@ class PairMap:
         return float(self.original.astype(np.float64).sum())
 
     @cached_property
-    def flaw(self) -> str:
-        """Why no protocol can read the map (``map_not_finite``, ``map_zero_mass``), or an empty string."""
+    def flaw(self) -> Reason | None:
+        """Why no protocol can read the map (``non_finite_map``, ``zero_map``), or None."""
         if not np.isfinite(self.total):
-            return "map_not_finite"
-        return "" if self.total > 0 else "map_zero_mass"
+            return Reason.NON_FINITE_MAP
+        return None if self.total > 0 else Reason.ZERO_MAP
 
     @cached_property
     def blank(self) -> PairMap:
@@ -453,9 +455,9 @@ def annotated_region(pair: PairMap, kind: str) -> np.ndarray | Skip | Fail:
     cannot be decoded or is not of the image's size.
     """
     if kind == "mask" and not pair.target.masks:
-        return Skip("no_mask")
+        return Skip(Reason.NO_MASK)
     try:
         region = pair.region(kind)
     except ValueError as error:
-        return Fail(f"bad_mask: {error}")
-    return region if region.any() else Skip("empty_region")
+        return Fail(Failure(Reason.BAD_MASK, str(error)))
+    return region if region.any() else Skip(Reason.EMPTY_REGION)

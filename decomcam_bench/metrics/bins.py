@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import Failure, Reason
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, class_columns, ratio, side_by_side, sum_by_image
 from decomcam_bench.metrics.base import Column, Direction, Fail, Outcome, PairBatch
 from decomcam_bench.metrics.causal import Causal
@@ -69,16 +70,16 @@ class AccuracyBins(Causal):
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
         """As deletion and insertion; ``correct`` is known of every pair whose image has finite scores.
 
-        Skipped: ``misclassified``. Failed: ``scores_not_finite``, those of the image; ``no_map`` and
-        ``map_not_finite``, with the values of a map of zeros.
+        Skipped: ``misclassified``. Failed: ``non_finite_score``, those of the image; ``no_map`` and
+        ``non_finite_map``, with the values of a map of zeros.
         """
         outcomes: list[Outcome] = []
         known, correct = (flags.tolist() for flags in self.predicted(batch))
         for outcome, is_known, right in zip(super().evaluate_batch(batch), known, correct, strict=True):
             if not is_known:
-                outcomes.append(Fail("scores_not_finite"))
+                outcomes.append(Fail(Reason.NON_FINITE_SCORE))
             elif isinstance(outcome, dict) and not np.isfinite(outcome["overall"]):
-                outcomes.append(Fail("not_finite: overall", {"correct": right}))
+                outcomes.append(Fail(Failure(Reason.NON_FINITE_VALUE, "overall"), {"correct": right}))
             elif isinstance(outcome, dict):
                 outcomes.append({"correct": right, **outcome})
             else:

@@ -172,8 +172,8 @@ class ThresholdedBoxes(MapMetric):
     def evaluate(self, pair: PairMap) -> Outcome:
         """Return ``best_iou``, float64 (thresholds,): the best of any drawn and any annotated box.
 
-        Skipped: ``empty_region``, no box or all of them outside the image. Failed: ``map_not_finite``,
-        ``map_zero_mass``, with the value of a map of zeros, as the reference has it: a box of the first pixel.
+        Skipped: ``empty_region``, no box or all of them outside the image. Failed: ``non_finite_map``,
+        ``zero_map``, with the value of a map of zeros, as the reference has it: a box of the first pixel.
         """
         region = annotated_region(pair, "box")
         if not isinstance(region, np.ndarray):
@@ -333,7 +333,7 @@ class OtsuBoxAccuracy(MapMetric):
     def evaluate(self, pair: PairMap) -> Outcome:
         """Return ``iou``, the best with any instance, ``hit``, the ``threshold`` and the ``box``.
 
-        Skipped: ``empty_region``. Failed: ``map_not_finite``, ``map_zero_mass``, with the values of a map of zeros,
+        Skipped: ``empty_region``. Failed: ``non_finite_map``, ``zero_map``, with the values of a map of zeros,
         whose box the reference puts on the first pixel.
         """
         region = annotated_region(pair, "box")

@@ -53,6 +53,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import Reason
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.base import Column, Direction, Fail, ModelMetric, Outcome, PairBatch, Skip, Value
 from decomcam_bench.models.scoring import CLIP, LogitScale
@@ -309,11 +310,11 @@ class Causal(ModelMetric):
 
         ``ties`` is the share of pixels that have an equal. Skipped: ``misclassified`` (``only_correct`` alone),
         whether there is a map or not: what a protocol leaves out does not depend on the method. Failed: ``no_map``
-        and ``map_not_finite``, with the values of a map of zeros.
+        and ``non_finite_map``, with the values of a map of zeros.
         """
         if self.preset is None:
             raise ConfigError("metric.preset=null: resolve the metric with its data set first")
-        outcomes: list[Outcome] = [Fail("no_map")] * len(batch.maps)
+        outcomes: list[Outcome] = [Fail(Reason.ZERO_MAP)] * len(batch.maps)
         finite = batch.maps.isfinite().flatten(1).all(dim=1)
         known, correct = self.predicted(batch)
         failed = batch.valid & False if batch.failed is None else batch.failed
@@ -321,11 +322,11 @@ class Causal(ModelMetric):
         flags = torch.stack([f.to(finite.device) for f in (batch.valid, failed, finite, known & ~correct)], dim=1)
         for place, (valid, is_failed, is_finite, is_wrong) in enumerate(flags.tolist()):
             if self.only_correct and is_wrong:
-                outcomes[place] = Skip("misclassified")
+                outcomes[place] = Skip(Reason.MISCLASSIFIED)
             elif valid or is_failed:
                 chosen.append(place)
                 if is_failed or not is_finite:
-                    reasons[place] = "no_map" if is_failed else "map_not_finite"
+                    reasons[place] = Reason.ZERO_MAP if is_failed else Reason.NON_FINITE_MAP
         if chosen:
             maps = torch.where(finite.view(-1, 1, 1), batch.maps, 0.0)
             for place, values in zip(chosen, self._scored(batch, maps, chosen), strict=True):

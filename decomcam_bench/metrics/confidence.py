@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import Reason
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.methods.base import min_max
 from decomcam_bench.metrics.base import Column, Fail, ModelMetric, Outcome, PairBatch, Value
@@ -95,7 +96,7 @@ class ConfidenceDrop(ModelMetric):
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
         """Return ``drop``, ``increase`` and the confidences ``whole`` (p) and ``masked`` (p').
 
-        Failed: ``no_map`` and ``map_not_finite``, as if nothing were left of the confidence: a drop of all of it (of
+        Failed: ``no_map`` and ``non_finite_map``, as if nothing were left of the confidence: a drop of all of it (of
         1 where it is relative), and no increase.
         """
         outcomes, chosen = usable(batch)
@@ -176,12 +177,12 @@ class ADCC(ConfidenceDrop):
     def evaluate_batch(self, batch: PairBatch) -> list[Outcome]:
         """As the base, with ``coherency``, ``complexity`` and ``adcc``.
 
-        Failed: as the base, with an ADCC of 0; ``masked_map_not_finite``, likewise; and ``no_remap``, the method
+        Failed: as the base, with an ADCC of 0; ``non_finite_masked_map``, likewise; and ``no_remap``, the method
         cannot be run on changed images, so that its pairs have no value at all.
         """
         outcomes, chosen = usable(batch)
         if batch.remap is None:
-            return [Fail("no_remap") for _ in outcomes]
+            return [Fail(Reason.NO_REMAP) for _ in outcomes]
         self._fill_missed(batch, outcomes)
         if not chosen:
             return outcomes
@@ -197,7 +198,7 @@ class ADCC(ConfidenceDrop):
         values["adcc"] = adcc(values["drop"], values["coherency"], values["complexity"])
         finite = remapped.isfinite().flatten(1).all(dim=1).tolist()
         for place, row, usable_again in zip(chosen, _rows(values), finite, strict=True):
-            missed = Fail("masked_map_not_finite", self._missed(float(values["whole"][chosen.index(place)])))
+            missed = Fail(Reason.NON_FINITE_MASKED_MAP, self._missed(float(values["whole"][chosen.index(place)])))
             outcomes[place] = row if usable_again else missed
         return outcomes
 
@@ -211,7 +212,7 @@ def usable(batch: PairBatch) -> tuple[list[Outcome], list[int]]:
     chosen = []
     finite = batch.maps.isfinite().flatten(1).all(dim=1)
     for place, (valid, is_finite) in enumerate(zip(batch.valid.tolist(), finite.tolist(), strict=True)):
-        outcomes.append(Fail("map_not_finite" if valid else "no_map"))
+        outcomes.append(Fail(Reason.NON_FINITE_MAP if valid else Reason.ZERO_MAP))
         if valid and is_finite:
             chosen.append(place)
     return outcomes, chosen

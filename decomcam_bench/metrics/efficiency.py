@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from decomcam_bench.core.reasons import Reason
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, ratio, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Value
 
@@ -60,12 +61,12 @@ class Efficiency(MapMetric):
         """
         work = pair.work
         if work is None:
-            return Fail("work_not_recorded")
+            return Fail(Reason.WORK_NOT_RECORDED)
         passes = {kind: getattr(work, kind) for kind in _PASSES}
         if not self.machine:
             return passes
         if work.seconds is None or work.peak_mib is None:
-            return Fail("machine_not_measured")
+            return Fail(Reason.MACHINE_NOT_MEASURED)
         return {**passes, "seconds": work.seconds, "peak_mib": work.peak_mib}
 
     def missed(self, values: Mapping[str, Value]) -> Mapping[str, Value]:

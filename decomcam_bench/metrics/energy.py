@@ -55,7 +55,7 @@ class Energy(RegionMetric):
         """Return ``energy`` in 0..1.
 
         Skipped: ``several_objects``, ``large_object`` (``single`` only), ``no_mask``, ``empty_region``. Failed:
-        ``bad_mask``; ``map_not_finite`` and ``map_zero_mass``, with an energy of 0: nothing lies on the object.
+        ``bad_mask``; ``non_finite_map`` and ``zero_map``, with an energy of 0: nothing lies on the object.
         """
         region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):

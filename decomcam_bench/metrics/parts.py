@@ -32,6 +32,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import Failure, Reason
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, mean_sums, ratio, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Skip, Value, decoded
@@ -142,25 +143,25 @@ class PartAgreement(MapMetric):
 
         The counts are ``n_components`` (of positive mass; others take no part), ``n_parts`` (visible) and
         ``n_couples``. Skipped: ``no_parts``, ``no_visible_part``, ``no_components`` (the method has none). Failed:
-        ``bad_part_mask``; ``components_not_finite`` and ``components_zero_mass``, with 0 everywhere, floors
+        ``bad_part_mask``; ``non_finite_components`` and ``zero_components``, with 0 everywhere, floors
         included: nothing hits nothing, displaced or not.
         """
         if not pair.target.parts:
-            return Skip("no_parts")
+            return Skip(Reason.NO_PARTS)
         if pair.components is None or not len(pair.components):
-            return Skip("no_components")
+            return Skip(Reason.NO_COMPONENTS)
         try:
             parts = self.part_masks(pair)
         except ValueError as error:
-            return Fail(f"bad_part_mask: {error}")
+            return Fail(Failure(Reason.BAD_PART_MASK, str(error)))
         if not len(parts):
-            return Skip("no_visible_part")
+            return Skip(Reason.NO_VISIBLE_PART)
         if not np.isfinite(pair.components).all():
-            return Fail("components_not_finite", self._missed(len(parts)))
+            return Fail(Reason.NON_FINITE_COMPONENTS, self._missed(len(parts)))
         original = np.stack([pair.lifted(component, pair.component_mode) for component in pair.components])
         components = original[original.reshape(len(original), -1).max(axis=1) > 0]
         if not len(components):
-            return Fail("components_zero_mass", self._missed(len(parts)))
+            return Fail(Reason.ZERO_COMPONENTS, self._missed(len(parts)))
         identity = np.array([pair.target.class_id, pair.width, pair.height, self.seed], dtype=np.int64).tobytes()
         seed = zlib.crc32(identity + np.ascontiguousarray(pair.target.boxes).tobytes())
         floor = self._agreement(displaced(components, seed), parts)

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import Reason
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.datasets.subset_rules import is_difficult
 from decomcam_bench.metrics.aggregation import (
@@ -144,11 +145,11 @@ class PointingGame(RegionMetric):
         """Return ``hit`` (0..1), whether the pair is of the ``difficult`` subset, and its maximum.
 
         ``x`` and ``y`` are those of the first maximum in raster order, ``tied`` is the number of equal maxima.
-        Skipped: ``difficult_only``, ``no_mask``, ``empty_region``. Failed: ``bad_mask``; ``map_not_finite`` and
-        ``map_zero_mass``, as misses.
+        Skipped: ``difficult_only``, ``no_mask``, ``empty_region``. Failed: ``bad_mask``; ``non_finite_map`` and
+        ``zero_map``, as misses.
         """
         if self.skip_difficult_only and len(pair.target.difficult) and pair.target.difficult.all():
-            return Skip("difficult_only")
+            return Skip(Reason.DIFFICULT_ONLY)
         region = annotated_region(pair, self.kind)
         if not isinstance(region, np.ndarray):
             return region

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from decomcam_bench.core.reasons import Reason
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, Value, annotated_region
@@ -95,7 +96,7 @@ class PxAP(RegionMetric):
         """Return the histograms ``object`` and ``background``, int64 (bins,).
 
         Skipped: ``no_mask``, ``empty_region``, ``only_ignored`` (every object pixel is ignored). Failed:
-        ``bad_mask``; ``map_not_finite`` and ``map_zero_mass``, with all pixels in the lowest bin, as the reference
+        ``bad_mask``; ``non_finite_map`` and ``zero_map``, with all pixels in the lowest bin, as the reference
         has it.
         """
         region = annotated_region(pair, self.kind)
@@ -107,7 +108,7 @@ class PxAP(RegionMetric):
             plain = _instances(pair, self.kind, ~pair.target.crowd)
             counted, region = ~(region & ~plain), plain
             if not region.any():
-                return Skip("only_ignored")
+                return Skip(Reason.ONLY_IGNORED)
             counted = _nearest(counted, size)
         inside = _nearest(region, size)
         edges = np.append(thresholds(self.threshold_step), 1.0)

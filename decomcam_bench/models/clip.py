@@ -325,12 +325,13 @@ class ClipModel:
         self.passes.backbone += len(images)
         return tokens.float(), patches.float()
 
-    def layer_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """(channels, height, width) of every layer, by its canonical name."""
+    def layer_shapes(self, layers: Iterable[str] | None = None) -> dict[str, tuple[int, int, int]]:
+        """Return (channels, height, width) of layers by their canonical names; of all that are listed by default."""
+        names = list(self.tower.layers if layers is None else dict.fromkeys(layers))
         blank = torch.zeros(1, 3, self.input_size, self.input_size, device=self.device)
         with torch.no_grad():
-            _, states = self.tower.forward(blank, self.tower.layers)
-        return {name: tuple(states[name].activations.shape[1:]) for name in self.tower.layers}  # type: ignore[misc]
+            _, states = self.tower.forward(blank, names)
+        return {name: tuple(states[name].activations.shape[1:]) for name in names}  # type: ignore[misc]
 
 
 def resolve_device(name: str) -> str:

@@ -18,7 +18,7 @@ from decomcam_bench.engine.plan import Plan, make_plan
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.reports import figures
 from decomcam_bench.stats.statistics import check_resampling
-from decomcam_bench.store.reader import evaluated, metric_of, metric_records
+from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
 from decomcam_bench.store.store import Store
 from decomcam_bench.tables import layout
 from decomcam_bench.tables.tables import directions, load_table, render
@@ -268,8 +268,14 @@ def with_labels(table: pd.DataFrame, identities: Mapping[str, Mapping[str, Any]]
     ]
     if "." in x:
         group, option = x.split(".")
-        table[x] = [identities[key][group].get(option) for key in table["key"]]
+        table[x] = [_option(identities[key], group, option) for key in table["key"]]
     return table
+
+
+def _option(identity: Mapping[str, Any], group: str, option: str) -> Any:
+    """Return an option of a choice from the identity of a cell, as any schema writes it."""
+    choice = identity[group]
+    return choice.get("options", choice).get(option)
 
 
 def _varies(table: pd.DataFrame, name: str) -> bool:
@@ -328,7 +334,7 @@ def _several(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
 def _bins_figure(data: pd.DataFrame, cells: Mapping[str, Any]) -> Any:
     tables = {}
     for key, label in zip(data["key"], data["series"], strict=True):
-        for metric_key, content in cells[key].metrics().items():
+        for metric_key, content in metrics_of(cells[key]).items():
             metric = metric_of(content)
             if isinstance(metric, AccuracyBins):
                 records = evaluated(metric_records(cells[key], metric_key), metric)

@@ -20,8 +20,10 @@ from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
 from decomcam_bench.config import registry
+from decomcam_bench.config.overrides import GROUPS
 from decomcam_bench.config.settings import RunConfig, load_config
-from decomcam_bench.core.errors import DataError
+from decomcam_bench.core.errors import ConfigError, DataError
+from decomcam_bench.core.reasons import Reason, Why
 from decomcam_bench.datasets.base import Target
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker
 from decomcam_bench.engine.loading import Loaded, feed
@@ -30,9 +32,10 @@ from decomcam_bench.explainer.overlay import blend, faded
 from decomcam_bench.methods.base import Explanation, explained
 from decomcam_bench.metrics.parts import overlaps
 from decomcam_bench.models.geometry import Geometry
-from decomcam_bench.store.maps import KeptMaps, read_maps
-from decomcam_bench.store.reader import evaluated, metric_of, metric_records
-from decomcam_bench.store.store import Cell, part_size
+from decomcam_bench.store.maps import SavedMaps, read_maps
+from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
+from decomcam_bench.store.schema import shard_size
+from decomcam_bench.store.store import MAPS, Cell, Store
 from decomcam_bench.tables.tables import is_complete
 
 #: Longest side of a picture, in pixels.
@@ -40,6 +43,8 @@ SIDE = 192
 _FOCUS = "decomcam"
 #: Decompositions whose components are shown beside each other.
 _MOST_DECOMPOSITIONS = 4
+#: Options of a choice that say which code or which file is meant.
+_NAMING = ("impl", "root", "dir", "cache_dir", "checkpoint", "results")
 _CONTROLS = ("center", "random", "edges", "oracle")
 
 
@@ -80,18 +85,18 @@ class Gallery:
 def pair_values(cell: Cell) -> dict[str, pd.Series]:
     """Values of every pair that a gallery can be ordered by, by column label: (position, class_id) -> value."""
     found: dict[str, pd.Series] = {}
-    for key, content in cell.metrics().items():
+    for key, content in metrics_of(cell).items():
         if not is_complete(cell, key):
             continue
         records = evaluated(metric_records(cell, key))
         metric = metric_of(content)
-        for column, described in zip(metric.columns, content["columns"], strict=True):
+        for column, described in zip(metric.columns, content.columns, strict=True):
             name = column.value or ("hit" if "hit" in records else column.name)
             if name in records and column.direction != "none" and not column.machine and records[name].ndim == 1:
                 series = records.set_index(["position", "class_id"])[name]
                 if series.dtype != object and len(series):
                     sign = -1.0 if column.direction == "lower" else 1.0
-                    found.setdefault(described["label"], series.astype(float) * sign)
+                    found.setdefault(described.label, series.astype(float) * sign)
                 if not column.value:
                     break
     return found
@@ -138,7 +143,7 @@ def make_gallery(cells: Sequence[Cell], overrides: Sequence[str] = (), each: int
     if label is None:
         return Gallery(note="no metric of these cells has a value for each pair to choose pictures by")
     shown = _one_a_method([cell for cell in cells if label in values[cell.key]])[:most_methods]
-    decompositions = _one_a_method([cell for cell in cells if cell.display["rank"]])[:_MOST_DECOMPOSITIONS]
+    decompositions = _one_a_method([cell for cell in cells if cell.labels["rank"]])[:_MOST_DECOMPOSITIONS]
     gallery = Gallery(label)
     try:
         group, planned = _plan(list({cell.key: cell for cell in (*shown, *decompositions)}.values()), overrides)
@@ -156,7 +161,7 @@ def make_gallery(cells: Sequence[Cell], overrides: Sequence[str] = (), each: int
         gallery.note = f"no pair has a value of {label} for every method"
         return gallery
     positions = sorted({position for pairs in picked.values() for position, _ in pairs})
-    explained = _explain(group, planned, positions)
+    explained = _explain(group, planned, positions, Store(cells[0].folder.parents[1]))
     for heading, pairs in picked.items():
         gallery.rows[heading] = [
             _strip(explained[pair], shown, {c.key: by_method[c.key].get(pair) for c in shown})
@@ -190,10 +195,10 @@ def _one_a_method(cells: Sequence[Cell]) -> list[Cell]:
     """One cell a method, DecomCAM first and controls last; of several ranks the method's own choice."""
     found: dict[str, Cell] = {}
     for cell in sorted(cells, key=lambda cell: not _own_choice(cell)):
-        found.setdefault(str(cell.display["method"]), cell)
+        found.setdefault(str(cell.labels["method"]), cell)
 
     def order(cell: Cell) -> tuple[bool, bool]:
-        name = str(cell.display["method"])
+        name = str(cell.labels["method"])
         return name in _CONTROLS, not name.startswith(_FOCUS)
 
     return sorted(found.values(), key=order)
@@ -201,16 +206,29 @@ def _one_a_method(cells: Sequence[Cell]) -> list[Cell]:
 
 def _own_choice(cell: Cell) -> bool:
     """Whether a cell has the rank and the layer that nobody had to name."""
-    method = registry.implementation("method", cell.identity["method"]["impl"])
+    described = cell.identity["method"]
+    method = registry.installed("method", str(described.get("id", "")), cell.info.choices.get("method", ""))
     usual = getattr(method, "default_rank", None)
-    return cell.identity["rank"] == usual and not any(
-        str(word).startswith("layer=") for word in cell.display["overrides"]
-    )
+    return cell.identity["rank"] == usual and not any(str(word).startswith("layer=") for word in cell.info.overrides)
+
+
+def _harmless(cell: Cell) -> list[str]:
+    """Return the overrides of a stored cell without those that name code or a place: a store may be somebody else's.
+
+    Raises:
+        ConfigError: for a cell of code from outside the package.
+    """
+    words = [word for word in cell.info.overrides if word.partition("=")[0].rpartition(".")[2] not in _NAMING]
+    pairs = [word.partition("=") for word in cell.info.overrides]
+    if any(key.endswith(".impl") or (key in GROUPS and ":" in value) for key, _, value in pairs):
+        name = str(cell.labels["method"])
+        raise ConfigError(f"{name} is code from outside the package, and a report imports none that a store names")
+    return words
 
 
 def _plan(cells: Sequence[Cell], overrides: Sequence[str]) -> tuple[Group, dict[str, PlannedCell]]:
     """What the cells are computed with now, by key; those are left out that have changed since."""
-    configs = [load_config([*cell.display["overrides"], *overrides]) for cell in cells]
+    configs = [load_config([*_harmless(cell), *overrides]) for cell in cells]
     joined = RunConfig(
         tuple(s for config in configs for s in config.settings),
         tuple(m for config in configs for m in config.metrics),
@@ -242,7 +260,7 @@ class _Explained:
 
 
 def _explain(
-    group: Group, planned: Mapping[str, PlannedCell], positions: Sequence[int]
+    group: Group, planned: Mapping[str, PlannedCell], positions: Sequence[int], store: Store
 ) -> dict[tuple[int, int], _Explained]:
     """Maps of all cells for the pairs of some images."""
     model, dataset = group.model, group.dataset
@@ -250,7 +268,7 @@ def _explain(
     maker = EvidenceMaker(model, group.bank, 16, group.seed)
     found: dict[tuple[int, int], _Explained] = {}
     images = feed(dataset, [[index] for index in indices], model.input_size, group.source.geometry, 0)
-    kept = _Kept(group.images)
+    kept = _Kept(store, group.images)
     size = (model.input_size, model.input_size)
     for position, (loaded,) in zip(positions, images, strict=True):
         if loaded.pixels is None:
@@ -286,28 +304,30 @@ def _explanation(cell: PlannedCell, maker: EvidenceMaker, batch: Batch) -> Expla
 class _Kept:
     """Maps that a run has kept, read one part of a cell at a time."""
 
-    def __init__(self, images: int) -> None:
-        self.size = part_size(images)
-        self.parts: dict[tuple[str, int], KeptMaps] = {}
+    def __init__(self, store: Store, images: int) -> None:
+        self.store = store
+        self.size = shard_size(images)
+        self.parts: dict[tuple[str, int], SavedMaps] = {}
 
     def explanation(self, cell: PlannedCell, position: int, targets: Sequence[Target]) -> Explanation | None:
         """The maps of an image's targets; None where they are to be computed, as components are."""
         part = position // self.size
-        if cell.cell is None or cell.rank is not None or part not in cell.kept:
+        stored = self.store.cell(cell.key)
+        if stored is None or cell.rank is not None or part not in stored.sealed(MAPS):
             return None
         # Images come in order of position.
         if (cell.key, part) not in self.parts:
             self.parts = {key: maps for key, maps in self.parts.items() if key[1] == part}
-            self.parts[cell.key, part] = read_maps(cell.cell, part)
+            self.parts[cell.key, part] = read_maps(stored, part)
         kept = self.parts[cell.key, part]
         here = {int(kept.class_id[place]): place for place in np.flatnonzero(kept.image_index == position)}
         native = np.zeros((len(targets), *kept.native.shape[1:]), np.float32)
-        failures = {}
+        failures: dict[int, Why] = {}
         for pair, target in enumerate(targets):
             if target.class_id in here:
                 native[pair] = kept.native[here[target.class_id]]
             elif (position, target.class_id) in kept.without_map:
-                failures[pair] = "no map"
+                failures[pair] = Reason.ZERO_MAP
             else:
                 return None
         return Explanation(torch.from_numpy(native), kept.mode, failures=failures)
@@ -330,7 +350,7 @@ def _batch(group: Group, loaded: Loaded, targets: list[Target], layers: Sequence
 
 
 def _name(cell: Cell) -> str:
-    return str(cell.display["method"]) + (f" rank {cell.display['rank']}" if cell.display["rank"] else "")
+    return str(cell.labels["method"]) + (f" rank {cell.labels['rank']}" if cell.labels["rank"] else "")
 
 
 def _strip(explained: _Explained, cells: Sequence[Cell], values: Mapping[str, Any]) -> Strip:

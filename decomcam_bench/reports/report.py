@@ -22,10 +22,10 @@ from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.reports import figures
 from decomcam_bench.reports.experiments import BLIND, chosen_numbers, with_labels
 from decomcam_bench.reports.gallery import Gallery, make_gallery
-from decomcam_bench.store.reader import evaluated, metric_of, metric_records
+from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
 from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables import formats, layout
-from decomcam_bench.tables.tables import directions, load_table, reasons, unfinished
+from decomcam_bench.tables.tables import directions, load_table, notes, reasons
 from decomcam_bench.tables.upkeep import commands
 
 #: Numbers that a curve is drawn of, at most.
@@ -103,11 +103,11 @@ def write_report(
     table = load_table(results, details=True, intervals=True, resamples=resamples)
     better = directions(results)
     detail = {
-        column["label"]
+        column.label
         for cell in cells.values()
-        for content in cell.metrics().values()
-        for column in content["columns"]
-        if column.get("detail")
+        for content in metrics_of(cell).values()
+        for column in content.columns
+        if column.detail
     }
     sections = []
     for number, ((dataset, model), own) in enumerate(table.groupby(["dataset", "model"], sort=False)):
@@ -126,7 +126,7 @@ def write_report(
             sections=sections,
             cells=[_provenance(cell) for cell in cells.values()],
             runs=store.runs()[-50:][::-1],
-            unfinished=unfinished(results),
+            unfinished=notes(results),
             version=__version__,
             pairs=int(table["n_expected"].sum()),
         )
@@ -232,7 +232,7 @@ def _mean_curves(cells: Sequence[Cell], labels: Mapping[str, str]) -> dict[str, 
     """Curve -> method -> mean over pairs, of the first metric of each cell that draws curves."""
     means: dict[str, dict[str, np.ndarray]] = {}
     for cell in cells:
-        for key in cell.metrics():
+        for key in metrics_of(cell):
             records = cell.read(key, lambda name: name == "status" or name.endswith("_curve"))
             names = [name for name in records if name.endswith("_curve")]
             if not names:
@@ -250,7 +250,7 @@ def _mean_curves(cells: Sequence[Cell], labels: Mapping[str, str]) -> dict[str, 
 def _bins(cells: Sequence[Cell], labels: Mapping[str, str]) -> dict[str, pd.DataFrame]:
     tables = {}
     for cell in cells:
-        for key, content in cell.metrics().items():
+        for key, content in metrics_of(cell).items():
             metric = metric_of(content)
             if isinstance(metric, AccuracyBins):
                 records = evaluated(metric_records(cell, key), metric)
@@ -264,9 +264,9 @@ def _problems(cells: Sequence[Cell]) -> list[tuple[str, str, int]]:
     found = []
     for cell in cells:
         counted = reasons(cell.read(RECORDS, lambda name: name in ("status", "reason")))
-        rank = f" rank {cell.display['rank']}" if cell.display["rank"] else ""
-        layer = f" {cell.display['layer']}" if cell.display["layer"] else ""
-        found += [(f"{cell.display['method']}{layer}{rank}", reason, count) for reason, count in counted.items()]
+        rank = f" rank {cell.labels['rank']}" if cell.labels["rank"] else ""
+        layer = f" {cell.labels['layer']}" if cell.labels["layer"] else ""
+        found += [(f"{cell.labels['method']}{layer}{rank}", reason, count) for reason, count in counted.items()]
     return found
 
 
@@ -282,7 +282,7 @@ def _provenance(cell: Cell) -> dict[str, Any]:
     return {
         "key": cell.key,
         "label": " ".join(
-            str(cell.display[n]) for n in ("method", "layer", "rank", "dataset", "model") if cell.display[n]
+            str(cell.labels[n]) for n in ("method", "layer", "rank", "dataset", "model") if cell.labels[n]
         ),
         "repeat": "\n".join(commands(cell)),
         "identity": json.dumps(cell.identity, indent=2, sort_keys=True),

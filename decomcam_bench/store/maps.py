@@ -1,6 +1,6 @@
-"""Kept maps: what ``save_maps=true`` writes, and metrics that are added to it without the model.
+"""Saved maps: what ``save_maps=true`` writes, and metrics that are added to it without the model.
 
-``maps/part-*.npz`` of a cell, one file a part, uncompressed, without loss:
+``maps/shard-*.npz`` of a cell, one file a part, uncompressed, without loss:
 
     image_index  int32 (n,)           of the pairs that have a map: position of the image in the run
     class_id     int32 (n,)
@@ -37,7 +37,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class KeptMaps:
+class SavedMaps:
     """The maps of one part of a cell; see the module."""
 
     image_index: np.ndarray
@@ -85,17 +85,17 @@ def pack(
     }
 
 
-def read_maps(cell: Cell, part: int) -> KeptMaps:
+def read_maps(cell: Cell, shard: int) -> SavedMaps:
     """The maps of a sealed part.
 
     Raises:
         StoreError: when the file is damaged.
     """
-    path = cell.part("maps", part)
+    path = cell.shard("maps", shard)
     try:
         with np.load(path, allow_pickle=False) as data:
             height, width = (int(side) for side in data["size"])
-            return KeptMaps(
+            return SavedMaps(
                 data["image_index"],
                 data["class_id"],
                 data["native"],
@@ -112,7 +112,7 @@ def read_maps(cell: Cell, part: int) -> KeptMaps:
 
 
 def suffices(metric: Metric) -> bool:
-    """Whether a metric can be computed from kept maps alone.
+    """Whether a metric can be computed from saved maps alone.
 
     Not so: metrics that run the model, that look at components, or that measure a machine.
     """
@@ -129,27 +129,27 @@ def work_of(cost: Any) -> Work:
 
 
 def export(cell: Cell, folder: Path) -> int:
-    """Writes the kept maps of a cell as files that ``method=files`` reads; returns their number.
+    """Writes the saved maps of a cell as files that ``method=files`` reads; returns their number.
 
     They are float32 .npy at the model's input resolution.
 
     Raises:
-        StoreError: when the cell has kept no maps, not all of them, or the folder cannot be written or
+        StoreError: when the cell has saved no maps, not all of them, or the folder cannot be written or
             holds maps of other pairs, which would be scored with these.
     """
-    missing = sorted(set(range(cell.parts)) - cell.sealed("maps"))
+    missing = sorted(set(range(cell.shards)) - cell.sealed("maps"))
     if missing:
         raise StoreError(
-            f"cell {cell.key}: {len(missing)} of {cell.parts} parts of its maps are not kept; "
+            f"cell {cell.key}: {len(missing)} of {cell.shards} shards of its maps are not saved; "
             f"run it with save_maps=true"
         )
     count = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_others(cell, folder)
-        for part in range(cell.parts):
-            records = cell.read_part(RECORDS, part)
-            kept, names, classes = read_maps(cell, part), image_ids(records), class_names(records)
+        for shard in range(cell.shards):
+            records = cell.read_shard(RECORDS, shard)
+            kept, names, classes = read_maps(cell, shard), image_ids(records), class_names(records)
             for start in range(0, len(kept.native), CHUNK):
                 chosen = range(start, min(start + CHUNK, len(kept.native)))
                 for place, saliency in zip(chosen, kept.at_input(chosen), strict=True):
@@ -163,8 +163,8 @@ def export(cell: Cell, folder: Path) -> int:
 
 def _refuse_others(cell: Cell, folder: Path) -> None:
     own: set[str] = set()
-    for part in range(cell.parts):
-        records = cell.read_part(RECORDS, part)
+    for shard in range(cell.shards):
+        records = cell.read_shard(RECORDS, shard)
         ok = records[records["status"] == "ok"]
         own.update(f"{file_stem(*pair)}.npy" for pair in zip(ok["image_id"], ok["class_name"], strict=True))
     others = [file.name for file in folder.iterdir() if file.suffix in SUFFIXES and file.name not in own]

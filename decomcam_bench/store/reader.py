@@ -1,8 +1,13 @@
-"""Reading a metric's records back: what a store describes, as objects and as numbers."""
+"""Read a store back: which values the installed code can vouch for, as objects and as numbers.
+
+Nothing that a store names is imported: classes come from the installed configurations, or from what the user of
+this process has named (see :func:`decomcam_bench.config.registry.installed`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,38 +15,146 @@ import pandas as pd
 from scipy import sparse
 
 from decomcam_bench.config import registry
+from decomcam_bench.core.errors import ConfigError, StoreError
+from decomcam_bench.core.fingerprint import code_digest
 from decomcam_bench.metrics.aggregation import ImageSums
 from decomcam_bench.metrics.base import Metric
-from decomcam_bench.store.store import Cell
+from decomcam_bench.store.schema import MetricInfo
+from decomcam_bench.store.store import RECORDS, Cell
 
 #: Rows of sums that are made dense at a time.
 _ROWS = 1024
+#: What to do about values that were made by another definition.
+_AGAIN = "run again"
 
 
-def metric_of(content: Mapping[str, Any]) -> Metric:
-    """The metric that a ``metric.json`` describes."""
-    return registry.build("metric", content["config"])
+def metric_of(info: MetricInfo) -> Metric:
+    """Return the metric that a description means, as the installed code defines it.
+
+    Raises:
+        StoreError: when the installed code has another version of it, or none; the message is one line.
+    """
+    metric, why = _resolved(info)
+    if metric is None:
+        raise StoreError(why)
+    return metric
 
 
-def metric_label(content: Mapping[str, Any]) -> str:
-    """The name of a metric with the options that tell it from others of that name: ``pointing[tolerance=0]``."""
-    column = content["columns"][0]
-    return str(content["name"]) + str(column["label"]).removeprefix(str(column["name"]))
+def metrics_of(cell: Cell) -> dict[str, MetricInfo]:
+    """Return the metrics whose values the installed code can vouch for, by key, in the order of their run.
+
+    Of several definitions with the same id and options (another version, an edited source) only the installed one
+    counts; without one the newest stands, and :func:`stale` says why it is not shown.
+    """
+    chosen = _chosen(cell)
+    return {key: info for key, info in chosen.items() if _resolved(info)[0] is not None}
 
 
-def find_metrics(contents: Mapping[str, Mapping[str, Any]], word: str) -> list[str]:
-    """Keys of the metrics that a word means: by key or label, else all of that name."""
-    exact = [key for key, content in contents.items() if word in (key, metric_label(content))]
-    return exact or [key for key, content in contents.items() if content["name"] == word]
+def stale(cell: Cell) -> dict[str, str]:
+    """Return one line for each metric of a cell whose values are not shown, by key."""
+    return {key: why for key, info in _chosen(cell).items() if (why := _resolved(info)[1])}
+
+
+def shown_metrics(cell: Cell) -> dict[str, MetricInfo]:
+    """Return the metrics that a table has columns for, by key: the current ones and, left empty, the stale ones."""
+    return _chosen(cell)
+
+
+def _chosen(cell: Cell) -> dict[str, MetricInfo]:
+    """Return one description for each definition: the installed one, or else the newest."""
+    best: dict[str, tuple[tuple[bool, str, int], str]] = {}
+    found = cell.metrics()
+    for key, info in found.items():
+        rank = (_resolved(info)[0] is not None, info.created, info.version)
+        if info.definition not in best or rank > best[info.definition][0]:
+            best[info.definition] = (rank, key)
+    keys = {key for _, key in best.values()}
+    return {key: info for key, info in found.items() if key in keys}
+
+
+def _resolved(info: MetricInfo) -> tuple[Metric | None, str]:
+    """Return the metric of a description, or None and why."""
+    made = f"{info.label}: made by {info.id} {info.version}"
+    found = registry.installed("metric", info.id, info.name)
+    if found is None:
+        return None, f"{made}, which is not installed here: name its folder with --include, or {_AGAIN}"
+    identity = registry.code_identity(found)
+    if identity["version"] != info.version:
+        return None, f"{made}, this is {identity['version']}: {_AGAIN}"
+    if str(identity.get("source", "")) != info.source:
+        return None, f"{made} of another source than is installed: {_AGAIN}"
+    names = {field.name for field in fields(found)}
+    unknown = sorted(set(info.options) - names)
+    if unknown:
+        return None, f"{made} with the option {unknown[0]}, which this {info.id} does not have: {_AGAIN}"
+    try:
+        metric: Metric = found(**{**info.options, **({"name": info.name} if "name" in names else {})})
+        columns = [column.name for column in metric.columns]
+    except (ConfigError, TypeError, ValueError) as error:
+        return None, f"{made} with options that this one refuses ({error}): {_AGAIN}"
+    if columns != [column.name for column in info.columns]:
+        return None, f"{made} with other columns than this one has ({', '.join(columns)}): {_AGAIN}"
+    return metric, ""
+
+
+def outdated(cell: Cell) -> list[str]:
+    """Return one line for each part of a cell that other code made than is installed.
+
+    Only code of this package is looked at: code from elsewhere has its source in the key.
+    """
+    lines = []
+    expected = cell_code(cell.info.choices, cell.identity)
+    made = {digest for digest in cell.code(RECORDS) if digest != expected} if expected else set()
+    if made:
+        lines.append(f"cell {cell.key} ({cell.labels['method']}): its maps were made by other code than is installed")
+    for key, info in metrics_of(cell).items():
+        now = metric_code(info.name) if not info.source else ""
+        if now and cell.code(key) - {now}:
+            lines.append(
+                f"cell {cell.key} ({cell.labels['method']}): its {info.label} was made by other code than is installed"
+            )
+    return [f"{line}; run --fresh computes it again" for line in lines]
+
+
+def cell_code(choices: Mapping[str, str], identity: Mapping[str, Any]) -> str:
+    """Return the digest of the package's code that decides the maps of a cell: data set, model and method.
+
+    Args:
+        choices: by group, the name of the YAML.
+        identity: of the cell; a method from elsewhere has its source there.
+    """
+    digests = [choice_code(group, choices.get(group, "")) for group in ("dataset", "model", "method")]
+    if "source" in identity.get("method", {}):
+        digests.pop()
+    return "-".join(digests) if all(digests) else ""
+
+
+def metric_code(name: str) -> str:
+    """Return the digest of the package's code that a metric's values come from; empty for another's."""
+    return choice_code("metric", name)
+
+
+def choice_code(group: str, name: str) -> str:
+    """Return the digest of the code of a choice, nothing of which is imported; empty if there is no such YAML."""
+    if name not in registry.names(group):
+        return ""
+    impl = str(registry.read(group, name).get("impl", ""))
+    return code_digest(impl) if ":" in impl else ""
+
+
+def find_metrics(infos: Mapping[str, MetricInfo], word: str) -> list[str]:
+    """Return the keys of the metrics that a word means: by key or label, else all of that name."""
+    exact = [key for key, info in infos.items() if word in (key, info.label)]
+    return exact or [key for key, info in infos.items() if info.name == word]
 
 
 def without_curves(name: str) -> bool:
-    """Whether a value is no curve; what aggregates read."""
+    """Return True for a value that is no curve; aggregates read no other."""
     return not name.endswith("_curve")
 
 
 def metric_records(cell: Cell, metric_key: str) -> pd.DataFrame:
-    """All records of a metric of a cell, curves left out."""
+    """Return all records of a metric of a cell, curves left out."""
     return cell.read(metric_key, without_curves)
 
 
@@ -79,19 +192,14 @@ def evaluated(records: pd.DataFrame, metric: Metric | None = None, failure: str 
     return known[counted | records[metric.census].notna()]
 
 
-def labels(content: Mapping[str, Any]) -> dict[str, str]:
-    """From a metric's column names to the labels that tables show."""
-    return {column["name"]: column["label"] for column in content["columns"]}
-
-
 def image_values(sums: ImageSums) -> pd.DataFrame:
-    """Each column of a metric on every image alone.
+    """Return each column of a metric on every image alone.
 
     For a mean over pairs this is the mean over the image's pairs; for the best of several
     thresholds it is the image's own best.
 
     Returns:
-        One row an image (index ``image_id``), one column a number; NaN where the image has none.
+        One row per image (index ``image_id``), one column per number; NaN where the image has none.
     """
     blocks = [sums.combine(block) for block in _dense_blocks(sums.sums)]
     names = list(blocks[0]) if blocks else []

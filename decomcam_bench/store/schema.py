@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from decomcam_bench.config import registry
+from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.metrics.base import Metric
 
 SCHEMA = 2
 #: Labels of a cell in the order of a table's columns.
@@ -21,6 +26,21 @@ def key_of(identity: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of an identity, written canonically."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON gives it back, so that an identity is the same before and after.
+
+    Raises:
+        ConfigError: for a type that JSON does not have.
+    """
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    raise ConfigError(f"an option of type {type(value).__name__} cannot be part of a cell key")
 
 
 def shard_size(images: int) -> int:
@@ -83,6 +103,36 @@ class MetricInfo:
     #: The identity as schema 1 wrote it, from which its key follows.
     earlier: Mapping[str, Any] | None = field(default=None, repr=False)
 
+    @classmethod
+    def of(
+        cls, metric: Metric, name: str, suffix: str = "", overrides: Sequence[str] = (), position: int = 0
+    ) -> MetricInfo:
+        """Describe a metric that is resolved for its data set.
+
+        Args:
+            metric: the object.
+            name: of its YAML.
+            suffix: what labels add to the names of its columns, such as ``[tolerance=0]``.
+            overrides: command-line words that set its options.
+            position: place among the metrics of a run.
+        """
+        code = registry.code_identity(type(metric))
+        columns = [
+            ColumnInfo(label=column.name + suffix, **{f.name: getattr(column, f.name) for f in fields(column)})
+            for column in metric.columns
+        ]
+        return cls(
+            str(code["id"]),
+            int(code["version"]),
+            {f.name: plain(getattr(metric, f.name)) for f in fields(metric) if f.init and f.name != "name"},
+            name,
+            tuple(columns),
+            tuple(overrides),
+            position,
+            str(code.get("source", "")),
+            time.strftime("%Y-%m-%d %H:%M:%S"),
+        )
+
     @property
     def identity(self) -> dict[str, Any]:
         """What decides its values: the key is the hash of this."""
@@ -133,6 +183,7 @@ class MetricInfo:
         _ = columns[0]
         overrides = tuple(str(word) for word in content.get("overrides", ()))
         if int(content.get("schema", 0)) < 2:
+            _ = content["config"]["name"]
             identity = dict(content["identity"])
             options = {key: value for key, value in identity.items() if key not in ("impl", "version", "source")}
             known = EARLIER_METRICS.get(str(identity["impl"]), str(identity["impl"]))
@@ -147,7 +198,7 @@ class MetricInfo:
                 str(identity.get("source", "")),
                 earlier=identity,
             )
-        return cls(
+        info = cls(
             str(content["id"]),
             int(content["version"]),
             dict(content["options"]),
@@ -158,6 +209,20 @@ class MetricInfo:
             str(content["source"]),
             str(content["created"]),
         )
+        _check_types(info.to_json(), content)
+        return info
+
+
+def _check_types(written: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuse a value that is not of the type in which it is written; keys of a later minor version are left alone.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key, value in written.items():
+        same = json.dumps(value, sort_keys=True) == json.dumps(found[key], sort_keys=True)
+        if not same and key not in ("schema", "columns", "key"):
+            raise ValueError(f"{key}={found[key]!r}")
 
 
 def _column(content: Mapping[str, Any]) -> ColumnInfo:
@@ -248,6 +313,10 @@ class CellInfo:
             **more,
         )
         _ = info.shards, int(labels["rank"] or 0)
+        if schema >= 2:
+            _check_types(info.to_json(), content)
+        elif not isinstance(content["images"], int):
+            raise ValueError(f"images={content['images']!r}")
         return info
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,11 +13,19 @@ import pandas as pd
 
 from decomcam_bench.core.errors import ConfigError, StoreError, unknown
 from decomcam_bench.metrics.aggregation import ImageSums
-from decomcam_bench.store.reader import evaluated, find_metrics, metric_label, metric_of, metric_records
+from decomcam_bench.store.reader import (
+    evaluated,
+    find_metrics,
+    metric_of,
+    metric_records,
+    metrics_of,
+    outdated,
+    shown_metrics,
+    stale,
+)
+from decomcam_bench.store.schema import IDENTITY, MetricInfo
 from decomcam_bench.store.store import RECORDS, Cell, Store
 
-#: Columns that identify a row, in front of the metrics.
-IDENTITY = ("dataset", "model", "layer", "method", "rank")
 #: Columns behind the metrics: pairs for which a map was asked for and made, and the cell key.
 COUNTS = ("n_expected", "n_evaluated", "n_skipped", "n_failed", "key")
 #: What a column that belongs to a number adds to its name; the last counts pairs.
@@ -55,11 +63,11 @@ def load_records(results: str | Path, key: str, metric: str | None = None) -> pd
         raise StoreError(f"{results}: has no cell {key}; `decomcam-bench table` lists the keys")
     if metric is None:
         return cell.read(RECORDS)
-    metrics = cell.metrics()
+    metrics = metrics_of(cell)
     found = find_metrics(metrics, metric)
     if len(found) == 1:
         return cell.read(found[0])
-    names = [metric_label(content) for content in metrics.values()]
+    names = [content.label for content in metrics.values()]
     if found:
         raise StoreError(f"cell {key}: several metrics are {metric}; name one of {', '.join(names)}")
     raise StoreError(f"cell {key}: " + unknown("metric", metric, names))
@@ -174,7 +182,7 @@ def _add_uncertainty(
 
 def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
     """What cells are sorted by: their labels, then their key."""
-    display = cell.display
+    display = cell.labels
     return (
         str(display["dataset"]),
         str(display["model"]),
@@ -186,8 +194,8 @@ def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
 
 
 def is_complete(cell: Cell, stream: str = RECORDS) -> bool:
-    """Whether all parts of a stream and of the maps' records are there; whoever reads a damaged one gets an error."""
-    return all(len(cell.present(name)) == cell.parts for name in {RECORDS, stream})
+    """Return True if all shards of a stream and of the maps' records are there; reading a damaged one raises."""
+    return cell.complete(stream)
 
 
 def counts(records: pd.DataFrame) -> dict[str, int]:
@@ -208,34 +216,49 @@ def reasons(records: pd.DataFrame) -> dict[str, int]:
     return {str(reason): int(count) for reason, count in bad.value_counts().sort_index().items()}
 
 
-def metric_values(cell: Cell, metric_key: str, content: Mapping[str, Any]) -> dict[str, float]:
+def metric_values(cell: Cell, metric_key: str, content: MetricInfo) -> dict[str, float]:
     """The numbers of one metric of a complete cell, by column label."""
     metric = metric_of(content)
     found = metric.aggregate(evaluated(metric_records(cell, metric_key), metric))
-    return {column["label"]: found[column["name"]] for column in content["columns"]}
+    return {column.label: found[column.name] for column in content.columns}
 
 
 def _row(cell: Cell, details: bool, sums: SumsOf) -> dict[str, Any]:
-    """The row of a cell; what its numbers follow from is added to ``sums``."""
-    row: dict[str, Any] = {name: cell.display[name] for name in IDENTITY}
-    for metric_key, content in cell.metrics().items():
-        shown = [c["label"] for c in content["columns"] if details or not c.get("detail")]
-        whole = is_complete(cell, metric_key)
+    """Return the row of a cell; what its numbers follow from is added to ``sums``."""
+    row: dict[str, Any] = {name: cell.labels[name] for name in IDENTITY}
+    current = metrics_of(cell)
+    for metric_key, info in shown_metrics(cell).items():
+        shown = [c.label for c in info.columns if details or not c.detail]
+        whole = metric_key in current and cell.complete(metric_key)
         records = metric_records(cell, metric_key) if whole or details else pd.DataFrame()
-        metric = metric_of(content)
-        good = evaluated(records, metric)
         values: dict[str, float] = {}
-        if whole and len(good):
-            sums[cell.key, metric_key] = metric.image_sums(good)
-            found = sums[cell.key, metric_key].aggregate()
-            values = {column["label"]: found[column["name"]] for column in content["columns"]}
+        if whole:
+            metric = metric_of(info)
+            good = evaluated(records, metric)
+            if len(good):
+                sums[cell.key, metric_key] = metric.image_sums(good)
+                found = sums[cell.key, metric_key].aggregate()
+                values = {column.label: found[column.name] for column in info.columns}
         row.update({name: values.get(name, math.nan) for name in shown})
         if details:
-            prefix = content["columns"][0]["label"]
+            prefix = info.columns[0].label
             row.update({f"{prefix}.{name}": count for name, count in counts(records).items()})
     row.update(counts(cell.read(RECORDS, lambda name: name == "status")))
     row["key"] = cell.key
     return row
+
+
+def notes(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
+    """Return what a reader of a table should know of its store, one line each.
+
+    Cells that are unfinished, values that another definition or other code made, and (where no keys are named)
+    folders whose description is gone.
+    """
+    store = Store(results)
+    cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
+    lines = list(dict.fromkeys(line for cell in cells for line in stale(cell).values()))
+    lines += [line for cell in cells for line in outdated(cell)]
+    return [*lines, *unfinished(results, keys)]
 
 
 def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
@@ -244,13 +267,13 @@ def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[s
     cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
     lines = []
     for cell in cells:
-        streams = [RECORDS, *cell.metrics()]
+        streams = [RECORDS, *metrics_of(cell)]
         missing = [name for name in streams if not is_complete(cell, name)]
         if missing:
             have = min(len(cell.present(name)) for name in streams)
             lines.append(
-                f"cell {cell.key} ({cell.display['method']} on {cell.display['dataset']}) is unfinished: "
-                f"{have} of {cell.parts} parts; run its command again to finish it"
+                f"cell {cell.key} ({cell.labels['method']} on {cell.labels['dataset']}) is unfinished: "
+                f"{have} of {cell.shards} shards; run its command again to finish it"
             )
     if keys is None:
         lines += [
@@ -263,10 +286,10 @@ def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[s
 def directions(results: str | Path) -> dict[str, str]:
     """Which way each number of a store is better, by its label: ``higher``, ``lower`` or ``none``."""
     return {
-        column["label"]: column["direction"]
+        column.label: column.direction
         for cell in Store(results).cells()
-        for content in cell.metrics().values()
-        for column in content["columns"]
+        for content in metrics_of(cell).values()
+        for column in content.columns
     }
 
 
@@ -333,17 +356,17 @@ def _rows_for_json(table: pd.DataFrame, results: str | Path | None) -> list[dict
             row["complete"] = is_complete(cell)
             row["reasons"] = reasons(maps)
             row["metrics"] = {}
-            for key, content in cell.metrics().items():
+            for key, content in metrics_of(cell).items():
                 records = metric_records(cell, key)
-                row["metrics"][content["columns"][0]["label"]] = {
+                row["metrics"][content.columns[0].label] = {
                     "key": key,
-                    "name": content["name"],
+                    "name": content.name,
                     "complete": is_complete(cell, key),
                     "values": metric_values(cell, key, content) if is_complete(cell, key) else {},
                     **counts(records),
                     "reasons": reasons(records),
                 }
-                values = row["metrics"][content["columns"][0]["label"]]["values"]
+                values = row["metrics"][content.columns[0].label]["values"]
                 for name, value in values.items():
                     values[name] = None if math.isnan(value) else value
         rows.append(row)

@@ -22,7 +22,8 @@ from decomcam_bench.stats.statistics import (
     holm,
     permutations_for,
 )
-from decomcam_bench.store.reader import evaluated, metric_of, metric_records
+from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
+from decomcam_bench.store.schema import ColumnInfo, MetricInfo
 from decomcam_bench.store.store import Cell
 from decomcam_bench.tables.formats import SIGNIFICANT
 from decomcam_bench.tables.tables import SumsOf, is_complete
@@ -110,11 +111,11 @@ def interval_columns(
     columns: list[dict[str, float]] = []
     for cell in cells:
         own: dict[str, float] = {}
-        for key, content in cell.metrics().items():
-            for column in content["columns"] if (cell.key, key) in found else ():
-                interval = found[cell.key, key][column["name"]]
-                low, high = _cut(interval, column["low"], column["high"])
-                own.update({f"{column['label']}_low": low, f"{column['label']}_high": high})
+        for key, content in metrics_of(cell).items():
+            for column in content.columns if (cell.key, key) in found else ():
+                interval = found[cell.key, key][column.name]
+                low, high = _cut(interval, column.low, column.high)
+                own.update({f"{column.label}_low": low, f"{column.label}_high": high})
         columns.append(own)
     return columns
 
@@ -126,11 +127,11 @@ def _cut(interval: Interval, lowest: float | None, highest: float | None) -> tup
     return low, high
 
 
-def _widest(column: Mapping[str, Any]) -> tuple[float | None, float | None]:
+def _widest(column: ColumnInfo) -> tuple[float | None, float | None]:
     """Between which bounds the difference of two such numbers lies."""
-    if column["low"] is None or column["high"] is None:
+    if column.low is None or column.high is None:
         return None, None
-    return column["low"] - column["high"], column["high"] - column["low"]
+    return column.low - column.high, column.high - column.low
 
 
 def reference_cell(cell: Cell, cells: Sequence[Cell], reference: str) -> Cell | None:
@@ -143,11 +144,11 @@ def reference_cell(cell: Cell, cells: Sequence[Cell], reference: str) -> Cell | 
     found = [
         other
         for other in cells
-        if other.display["method"] == reference
-        and all(other.display[name] == cell.display[name] for name in ("dataset", "model"))
+        if other.labels["method"] == reference
+        and all(other.labels[name] == cell.labels[name] for name in ("dataset", "model"))
     ]
     for name in ("layer", "rank"):
-        same = [other for other in found if other.display[name] == cell.display[name]]
+        same = [other for other in found if other.labels[name] == cell.labels[name]]
         found = same or found
     if len(found) > 1:
         keys = ", ".join(other.key for other in found)
@@ -170,8 +171,8 @@ class _Planned:
     cell: Cell
     other: Cell
     key: str
-    content: Mapping[str, Any]
-    columns: Sequence[Mapping[str, Any]]
+    content: MetricInfo
+    columns: Sequence[ColumnInfo]
 
 
 def _planned(cells: Sequence[Cell], reference: str, hidden: bool) -> list[_Planned]:
@@ -180,14 +181,14 @@ def _planned(cells: Sequence[Cell], reference: str, hidden: bool) -> list[_Plann
         other = reference_cell(cell, cells, reference)
         if other is None or other.key == cell.key:
             continue
-        shared = other.metrics()
-        for key, content in cell.metrics().items():
+        shared = metrics_of(other)
+        for key, content in metrics_of(cell).items():
             if key not in shared or not (is_complete(cell, key) and is_complete(other, key)):
                 continue
             columns = [
                 column
-                for column in content["columns"]
-                if column["direction"] != "none" and not column.get("machine") and (hidden or not column.get("detail"))
+                for column in content.columns
+                if column.direction != "none" and not column.machine and (hidden or not column.detail)
             ]
             if columns and metric_of(content).tested:
                 plans.append(_Planned(place, cell, other, key, content, columns))
@@ -216,7 +217,7 @@ def comparison_columns(
     Raises:
         ConfigError: when no cell has the reference method, or several could be meant.
     """
-    methods = list(dict.fromkeys(str(cell.display["method"]) for cell in cells))
+    methods = list(dict.fromkeys(str(cell.labels["method"]) for cell in cells))
     if reference not in methods:
         raise ConfigError(unknown("reference method", reference, methods))
     plans = _planned(cells, reference, hidden)
@@ -229,7 +230,7 @@ def comparison_columns(
     for plan in plans:
         found = _compare(plan, TABLE_RESAMPLES if resamples is None else resamples, seed, permutations)
         for column in plan.columns:
-            made, label = found[column["name"]], column["label"]
+            made, label = found[column.name], column.label
             low, high = _cut(Interval(made.difference, made.low, made.high), *_widest(column))
             columns[plan.place].update(
                 {f"{label}_diff": made.difference, f"{label}_diff_low": low, f"{label}_diff_high": high}
@@ -237,7 +238,7 @@ def comparison_columns(
             p_values.append((plan.place, f"{label}_p", made.p))
             compared.setdefault(label, []).append((plan.place, made))
             if made.left_out:
-                left_out.append((made.left_out, f"{label} of {plan.cell.display['method']}"))
+                left_out.append((made.left_out, f"{label} of {plan.cell.labels['method']}"))
     for (place, name, _), adjusted in zip(p_values, holm([p for _, _, p in p_values]), strict=True):
         columns[place][name] = float(adjusted)
     for label, several in compared.items():

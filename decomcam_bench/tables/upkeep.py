@@ -16,7 +16,16 @@ from filelock import FileLock, Timeout
 from decomcam_bench.core.errors import ConfigError, StoreError, unknown
 from decomcam_bench.metrics.base import Metric
 from decomcam_bench.stats.statistics import Comparison, compare
-from decomcam_bench.store.reader import evaluated, find_metrics, image_values, metric_label, metric_of, metric_records
+from decomcam_bench.store.reader import (
+    evaluated,
+    find_metrics,
+    image_values,
+    metric_of,
+    metric_records,
+    metrics_of,
+    shown_metrics,
+    stale,
+)
 from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables.tables import IDENTITY, counts, is_complete, metric_values, order, reasons
 
@@ -29,16 +38,22 @@ def find_cell(results: str | Path, key: str) -> Cell:
     Raises:
         StoreError: when none or several do.
     """
-    store = Store(results)
-    folder = store.root / "cells"
+    cell = Store(results).cell(_find_key(results, key))
+    if cell is None:
+        raise StoreError(f"{results}: has no cell {key}; `decomcam-bench results list` names the keys")
+    return cell
+
+
+def _find_key(results: str | Path, key: str) -> str:
+    """Return the whole key of the folder of a cell that begins with ``key``."""
+    folder = Store(results).root / "cells"
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
     found = [name for name in names if key and name.startswith(key)]
     if len(found) > 1:
         raise StoreError(f"{results}: {key} begins several keys: {', '.join(found)}")
-    cell = store.cell(found[0]) if found else None
-    if cell is None:
+    if not found:
         raise StoreError(f"{results}: has no cell {key}; `decomcam-bench results list` names the keys")
-    return cell
+    return found[0]
 
 
 def list_results(results: str | Path = "results") -> pd.DataFrame:
@@ -57,10 +72,10 @@ def list_results(results: str | Path = "results") -> pd.DataFrame:
         size = sum(file.stat().st_size for file in cell.folder.rglob("*") if file.is_file())
         rows.append(
             {
-                **{name: cell.display[name] for name in IDENTITY},
-                "metrics": ", ".join(metric_label(content) for content in metrics.values()),
+                **{name: cell.labels[name] for name in IDENTITY},
+                "metrics": ", ".join(content.label for content in metrics.values()),
                 "images": cell.images,
-                "parts": f"{have}/{cell.parts}",
+                "parts": f"{have}/{cell.shards}",
                 "bytes": size,
                 "key": cell.key,
             }
@@ -73,14 +88,13 @@ def list_results(results: str | Path = "results") -> pd.DataFrame:
 def commands(cell: Cell) -> list[str]:
     """The commands that compute a cell again, for a shell: one, and one more for each metric with options."""
     described = list(cell.metrics().values())
-    plain = [content["name"] for content in described if not content.get("overrides")]
+    plain = [content.name for content in described if not content.overrides]
     metrics = [[f"metric={','.join(plain)}"]] if plain or not described else []
-    for content in described:
-        words = content.get("overrides") or []
-        named = any(word.startswith("metric.impl=") for word in words)  # a class without a YAML
-        if words:
-            metrics.append([*([] if named else [f"metric={content['name']}"]), *words])
-    return [shlex.join(["decomcam-bench", "run", *map(str, cell.display["overrides"]), *own]) for own in metrics]
+    for info in described:
+        named = any(word.startswith("metric.impl=") for word in info.overrides)  # a class without a YAML
+        if info.overrides:
+            metrics.append([*([] if named else [f"metric={info.name}"]), *info.overrides])
+    return [shlex.join(["decomcam-bench", "run", *map(str, cell.info.overrides), *own]) for own in metrics]
 
 
 def describe_cell(key: str, results: str | Path = "results") -> dict[str, Any]:
@@ -102,21 +116,24 @@ def describe_cell(key: str, results: str | Path = "results") -> dict[str, Any]:
     cell = find_cell(results, key)
     records = cell.read(RECORDS, lambda name: name in ("status", "reason"))
     metrics = {}
-    for key, content in cell.metrics().items():
-        whole = is_complete(cell, key)
-        own = metric_records(cell, key)
-        metrics[metric_label(content)] = {
-            "key": key,
+    old = stale(cell)
+    for own_key, info in shown_metrics(cell).items():
+        whole = is_complete(cell, own_key)
+        own = metric_records(cell, own_key)
+        values = metric_values(cell, own_key, info) if whole and own_key not in old else {}
+        metrics[info.label] = {
+            "key": own_key,
             "complete": whole,
+            **({"stale": old[own_key]} if own_key in old else {}),
             **counts(own),
             "reasons": reasons(own),
-            "identity": content["identity"],
-            "values": {k: None if v != v else v for k, v in metric_values(cell, key, content).items()} if whole else {},
+            "identity": info.identity,
+            "values": {name: None if value != value else value for name, value in values.items()},
         }
     return {
         "key": cell.key,
         "folder": str(cell.folder),
-        "labels": {name: cell.display[name] for name in IDENTITY},
+        "labels": {name: cell.labels[name] for name in IDENTITY},
         "repeat": commands(cell),
         "images": cell.images,
         "complete": is_complete(cell),
@@ -167,17 +184,17 @@ def compare_cells(
 
 
 def _compare_cells(first: Cell, second: Cell, metric: str | None) -> list[CellComparison]:
-    theirs = second.metrics()
+    theirs = metrics_of(second)
     shared = {
         key: content
-        for key, content in first.metrics().items()
+        for key, content in metrics_of(first).items()
         if key in theirs and is_complete(first, key) and is_complete(second, key)
     }
     if not shared:
         raise StoreError(f"cells {first.key} and {second.key} have no complete metric in common")
     chosen = list(shared) if metric is None else find_metrics(shared, metric)
     if metric is not None and not chosen:
-        raise ConfigError(unknown("metric of both cells", metric, [metric_label(c) for c in shared.values()]))
+        raise ConfigError(unknown("metric of both cells", metric, [c.label for c in shared.values()]))
     made = []
     for key in chosen:
         own = metric_of(shared[key])
@@ -192,13 +209,13 @@ def _compare(metric: Metric, content: Any, before: pd.DataFrame, after: pd.DataF
     paired = compare(metric, after, before)
     each = [image_values(metric.image_sums(records)) for records in (before, after)]
     made = []
-    for column in content["columns"]:
-        if column.get("detail") or column.get("machine") or column["direction"] == "none":
+    for column in content.columns:
+        if column.detail or column.machine or column.direction == "none":
             continue
-        both = pd.DataFrame({"first": each[0][column["name"]], "second": each[1][column["name"]]}).dropna()
+        both = pd.DataFrame({"first": each[0][column.name], "second": each[1][column.name]}).dropna()
         both["change"] = both["second"] - both["first"]
         largest = both["change"].abs().sort_values(ascending=False, kind="stable").index
-        made.append(CellComparison(column["label"], paired[column["name"]], both.loc[largest]))
+        made.append(CellComparison(column.label, paired[column.name], both.loc[largest]))
     return made
 
 
@@ -246,6 +263,38 @@ def collect_garbage(results: str | Path = "results", dry_run: bool = False) -> l
     return lines
 
 
+def remove_cells(results: str | Path, keys: Sequence[str], dry_run: bool = False) -> list[str]:
+    """Remove cells, whatever state they are in.
+
+    Args:
+        results: root of the store.
+        keys: of the cells, or their first letters.
+        dry_run: only say what would be removed.
+
+    Returns:
+        One line per cell.
+
+    Raises:
+        StoreError: when there is no such cell, several are meant, or one is being written.
+    """
+    folder = Store(results).root / "cells"
+    names = [_find_key(results, key) for key in dict.fromkeys(keys)]
+    for name in names:
+        lock = FileLock(str(folder / name / "lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(f"cell {name} is being written; wait for it, then remove it") from None
+        try:
+            if not dry_run:
+                shutil.rmtree(folder / name)
+        except OSError as error:
+            raise StoreError(f"{folder / name}: cannot be removed ({error.strerror or error})") from error
+        finally:
+            lock.release()
+    return [f"{'would remove' if dry_run else 'removed'} cell {name}" for name in names]
+
+
 def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
     cell = store.cell(entry.name)
     if cell is None and entry in store.orphans():
@@ -256,8 +305,8 @@ def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
         return [f"removed cell {entry.name}: no finished part"]
     doomed = sorted(entry.rglob(".*.tmp"))
     for stream in (RECORDS, "maps", *cell.metrics()):
-        whole = {cell.part(stream, number) for number in cell.sealed(stream)}
-        doomed += [file for file in sorted(cell.stream(stream).glob("part-*")) if file not in whole]
+        whole = {cell.shard(stream, number) for number in cell.sealed(stream)}
+        doomed += [file for file in sorted(cell.stream(stream).glob("[a-z]*-[0-9]*")) if file not in whole]
     if not dry_run:
         for file in doomed:
             file.unlink(missing_ok=True)
@@ -298,12 +347,12 @@ def export(
     frames, names = [], []
     for cell in {cell.key: cell for cell in found}.values():
         metrics = cell.metrics()
-        names += [metric_label(content) for content in metrics.values()]
+        names += [content.label for content in metrics.values()]
         for key in metrics if metric is None else find_metrics(metrics, metric):
             records = cell.read(key)
-            records.insert(0, "metric", metric_label(metrics[key]))
+            records.insert(0, "metric", metrics[key].label)
             for name in reversed(IDENTITY):
-                records.insert(0, name, cell.display[name])
+                records.insert(0, name, cell.labels[name])
             records.insert(0, "key", cell.key)
             frames.append(records)
     if metric is not None and names and not frames:

@@ -178,7 +178,7 @@ def test_keys_know_what_decides_the_maps_and_nothing_else():
 
 def test_a_method_without_a_rank_is_not_repeated():
     plan = make_plan(load_config(["method=decomcam,gradcam,random", "rank=1,5", "layer=layer3,layer4", "limit=4"]))
-    labels = [(c.display["method"], c.display["layer"], c.display["rank"]) for c in plan.cells]
+    labels = [(c.info.labels["method"], c.info.labels["layer"], c.info.labels["rank"]) for c in plan.cells]
     assert len(labels) == len(set(labels)) == 4 + 2 + 1
 
 
@@ -315,7 +315,8 @@ def test_one_bad_image_is_a_record_and_the_run_goes_on(bench, tmp_path, monkeypa
             records = load_records(tmp_path, key, metric)
             assert len(records) == row.n_expected
             bad = records[records["position"] == 2]
-            assert set(bad["reason"]) == {"2: bad"}
+            assert set(bad["reason"]) == {"unreadable_image"}
+            assert set(bad["detail"]) == {"2: bad"}
             assert set(bad["status"]) == {"failed"}
         assert row.n_evaluated + row.n_failed == row.n_expected
 
@@ -327,7 +328,7 @@ def _cells(store):
 def test_a_damaged_part_is_named_by_the_table_and_healed_by_the_run(bench, tmp_path):
     _, table = bench(tmp_path, *FAST, "method=gradcam")
     cell = _cells(tmp_path)[table["key"].iloc[0]]
-    part = cell.part("records", 0)
+    part = cell.shard("records", 0)
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(StoreError, match="damaged"):
         load_table(tmp_path)
@@ -339,7 +340,7 @@ def test_a_second_process_is_told_who_holds_a_cell(bench, tmp_path):
     _, table = bench(tmp_path, *FAST, "method=gradcam")
     store = Store(tmp_path)
     cell = store.cell(table["key"].iloc[0])
-    cell.part("records", 0).unlink()
+    cell.shard("records", 0).unlink()
     with store.locked([cell]):
         code = (
             "from decomcam_bench.cli import main; import sys;"
@@ -384,8 +385,8 @@ def test_a_run_killed_at_ten_random_moments_resumes_to_the_identical_table(bench
 def test_what_a_run_took_is_kept_apart_from_the_results(bench, tmp_path):
     result, _ = bench(tmp_path, *FAST, "method=gradcam")
     (record,) = Store(tmp_path).runs()
-    assert record["passes"] == result.passes
-    assert record["images"] == 5
+    assert record.passes == result.passes
+    assert record.images == 5
     text = json.dumps([cell.identity for cell in Store(tmp_path).cells()])
     assert str(tmp_path) not in text
 

@@ -100,7 +100,7 @@ def test_a_cell_that_is_not_there_is_missing(baseline: dict, tmp_path: Path) -> 
 
 def test_an_unfinished_cell_is_missing(baseline: dict, tmp_path: Path) -> None:
     cell = write_cell(tmp_path / "now", "good", energies(), rank=10)
-    cell.part("records", 1).unlink()
+    cell.shard("records", 1).unlink()
     (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert finding.state == "missing"
     assert "2 of 3 parts" in finding.why
@@ -120,7 +120,7 @@ def test_a_metric_with_other_options_is_incomparable(baseline: dict, tmp_path: P
     write_cell(tmp_path / "now", "good", energies(), rank=10, options={"energy": {"objects": "single"}})
     (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert finding.state == "incomparable"
-    assert "objects: (not there) -> single" in finding.why
+    assert "options.objects: all -> single" in finding.why
 
 
 def test_a_metric_that_was_not_evaluated_is_missing(baseline: dict, tmp_path: Path) -> None:

@@ -188,8 +188,8 @@ def test_a_malformed_map_is_a_failure(tmp_path, make, reason: str) -> None:
     answer = explained(tmp_path)
     assert answer.failures[0] == "map_missing"
     assert 1 not in answer.failures
-    assert answer.failures[2].startswith("map_malformed: ")
-    assert reason in answer.failures[2]
+    assert answer.failures[2].code == "map_malformed"
+    assert reason in answer.failures[2].detail
     assert not answer.native[2].any()
 
 

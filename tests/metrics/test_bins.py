@@ -72,7 +72,7 @@ def test_wrong_predictions_are_counted_and_not_scored() -> None:
     right, wrong = metric.evaluate_batch(batch(torch.rand(2, 1, 2), images, model, [0, 0]))
     assert right["correct"] is True
     assert wrong == Skip("misclassified", {"correct": False})
-    assert record(wrong, metric) == {"status": "skipped", "reason": "misclassified", "correct": False}
+    assert record(wrong, metric) == {"status": "skipped", "reason": "misclassified", "detail": "", "correct": False}
 
 
 def _sealed(outcomes: list[Outcome], metric: AccuracyBins) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def test_accuracy_does_not_depend_on_the_maps() -> None:
     every = metric.evaluate_batch(batch(maps, images, model, classes))
     failed = torch.tensor([True, True, False, False])
     some = metric.evaluate_batch(batch(maps, images, model, classes, valid=~failed, failed=failed))
-    assert (some[0].reason, some[0].values["correct"]) == ("no_map", True)
+    assert (some[0].reason, some[0].values["correct"]) == ("zero_map", True)
     assert some[1] == Skip("misclassified", {"correct": False})
     worst = metric.aggregate(_sealed(some, metric))
     every_value = [some[0].values["overall"], some[2]["overall"], some[3]["overall"]]
@@ -99,13 +99,13 @@ def test_accuracy_does_not_depend_on_the_maps() -> None:
     assert bin_table(_sealed(some, metric))["correct"].sum() == 2
     # A map that is not finite is none; without scores of the image nothing is known.
     lost = metric.evaluate_batch(batch(maps * _NAN, images, model, classes))
-    assert (lost[0].reason, lost[0].values["correct"]) == ("map_not_finite", True)
+    assert (lost[0].reason, lost[0].values["correct"]) == ("non_finite_map", True)
     none = _sealed(lost, metric)
     assert metric.aggregate(none)["accuracy_bins_accuracy"] == 0.75
     assert np.isnan(metric.aggregate(none)["accuracy_bins_overall"])
     assert bin_table(none)["pairs"].sum() == 4
     unknown = batch(maps, images * _NAN, model, classes)
-    assert metric.evaluate_batch(unknown) == [Fail("scores_not_finite")] * 4
+    assert metric.evaluate_batch(unknown) == [Fail("non_finite_score")] * 4
 
 
 def test_options_that_contradict_the_protocol() -> None:

@@ -203,7 +203,7 @@ def test_edges(metric: MaxBoxAcc) -> None:
     ones = np.ones((8, 8))
     assert outcome(ones, []) == Skip("empty_region")
     assert outcome(ones, [(9, 9, 12, 12)]) == Skip("empty_region")
-    for scores, reason in ((ones * np.nan, "map_not_finite"), (ones * 0, "map_zero_mass")):
+    for scores, reason in ((ones * np.nan, "non_finite_map"), (ones * 0, "zero_map")):
         missed = outcome(scores, [(0, 0, 4, 4)])
         assert isinstance(missed, Fail)
         assert missed.reason == reason

@@ -121,7 +121,7 @@ def test_a_failed_pair_scores_what_a_map_without_information_scores() -> None:
     outcomes = Causal(preset="steps20").evaluate_batch(
         batch(maps, images[:1].expand(2, -1, -1, -1), model, [0, 0], valid=~failed, failed=failed)
     )
-    assert (outcomes[0].reason, outcomes[1]["ties"]) == ("no_map", 1.0)
+    assert (outcomes[0].reason, outcomes[1]["ties"]) == ("zero_map", 1.0)
     assert outcomes[0].values["deletion"] == pytest.approx(outcomes[1]["deletion"], abs=1e-7)
 
 
@@ -221,7 +221,7 @@ def test_only_correct_skips_by_reason() -> None:
     assert outcomes[1] == Skip("misclassified")
     # Left out by the protocol, whether the method gave a map or not.
     none = batch(torch.rand(2, 1, 2), images, model, [0, 0], valid=torch.zeros(2, dtype=torch.bool))
-    assert Causal(preset="decomcam").evaluate_batch(none) == [Fail("no_map"), Skip("misclassified")]
+    assert Causal(preset="decomcam").evaluate_batch(none) == [Fail("zero_map"), Skip("misclassified")]
     none.failed = ~none.valid
     assert Causal(preset="decomcam").evaluate_batch(none)[1] == Skip("misclassified")
 
@@ -241,7 +241,7 @@ def test_pairs_nobody_asked_for_cost_nothing_and_nan_maps_are_zeros() -> None:
     model = Counting(torch.randn(2, 3, 4, 4))
     own = batch(maps, torch.randn(3, 3, 4, 4), model, [0, 0, 0], valid=torch.tensor([True, True, False]))
     outcomes = Causal(preset="steps20", curves="deletion", orders=1).evaluate_batch(own)
-    assert [outcome.reason for outcome in outcomes[1:]] == ["map_not_finite", "no_map"]
+    assert [outcome.reason for outcome in outcomes[1:]] == ["non_finite_map", "zero_map"]
     assert outcomes[2].values == {}
     zeros = batch(maps[1:2] * 0, own.images[1:2], model, [0])
     zeros.maps = torch.zeros(1, 4, 4)

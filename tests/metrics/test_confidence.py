@@ -101,7 +101,7 @@ def test_reasons() -> None:
     maps[1, 0, 0] = float("inf")
     valid = torch.tensor([True, True, False, True, True])
     outcomes = ConfidenceDrop().evaluate_batch(batch(maps, images, model, classes, valid=valid))
-    assert [outcome.reason for outcome in outcomes[1:3]] == ["map_not_finite", "no_map"]
+    assert [outcome.reason for outcome in outcomes[1:3]] == ["non_finite_map", "zero_map"]
     # A pair that nobody asked for has no value; one whose method failed loses all of its confidence.
     assert outcomes[2].values == {}
     failed = torch.tensor([False, False, True, False, False])
@@ -117,7 +117,7 @@ def test_reasons() -> None:
         return torch.full((5, 12, 12), float("nan"))
 
     outcomes = ADCC().evaluate_batch(batch(maps, images, model, classes, valid=valid, remap=broken))
-    assert outcomes[0].reason == "masked_map_not_finite"
+    assert outcomes[0].reason == "non_finite_masked_map"
     assert {name: outcomes[0].values[name] for name in ("adcc", "coherency", "complexity", "drop")} == {
         "adcc": 0.0,
         "coherency": 0.0,

@@ -62,8 +62,8 @@ def test_all_of_the_mass_is_never_more_than_all() -> None:
 
 def test_edges() -> None:
     metric = Energy()
-    assert metric.evaluate(pair(np.zeros((3, 3)), [(0, 0, 2, 2)])) == Fail("map_zero_mass", {"energy": 0.0})
-    assert metric.evaluate(pair(np.full((3, 3), np.inf), [(0, 0, 2, 2)])) == Fail("map_not_finite", {"energy": 0.0})
+    assert metric.evaluate(pair(np.zeros((3, 3)), [(0, 0, 2, 2)])) == Fail("zero_map", {"energy": 0.0})
+    assert metric.evaluate(pair(np.full((3, 3), np.inf), [(0, 0, 2, 2)])) == Fail("non_finite_map", {"energy": 0.0})
     assert metric.evaluate(pair(np.ones((3, 3)), [(5, 5, 9, 9)])) == Skip("empty_region")
     assert metric.evaluate(pair([[0.5]], [(0, 0, 1, 1)]))["energy"] == 1.0
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import failure
 from decomcam_bench.datasets.base import ArrayMask, Part
 from decomcam_bench.metrics.base import Fail, PairMap, Skip
 from decomcam_bench.metrics.parts import PartAgreement, displaced, diversity, iou_at_levels, overlaps
@@ -147,13 +148,13 @@ def test_reasons() -> None:
     assert metric.evaluate(_pair([HEAD], [zero])) == Skip("no_visible_part")
     assert metric.evaluate(_pair([HEAD * np.nan], [zero])) == Skip("no_visible_part")
     assert metric.evaluate(_pair(None, [HEAD])) == Skip("no_components")
-    for components, reason in ((zero, "components_zero_mass"), (zero * np.nan, "components_not_finite")):
+    for components, reason in ((zero, "zero_components"), (zero * np.nan, "non_finite_components")):
         missed = metric.evaluate(_pair([components], [HEAD]))
         assert (missed.reason, missed.values["n_parts"], missed.values["n_couples"]) == (reason, 1, 0)
         assert {missed.values[name] for name in ("pointing", "energy", "covered", "diversity")} == {0}
         assert not missed.values["iou"].any()
     small = metric.evaluate(_pair([HEAD], [HEAD[:10, :10]]))
-    assert small == Fail("bad_part_mask: mask of 10 x 10 pixels for an image of 20 x 20")
+    assert small == Fail(failure("bad_part_mask: mask of 10 x 10 pixels for an image of 20 x 20"))
     # A component of no mass and an empty part take no part.
     outcome = metric.evaluate(_pair([zero, HEAD], [HEAD, zero]))
     assert (outcome["n_components"], outcome["n_parts"], outcome["pointing"]) == (1, 1, 1)

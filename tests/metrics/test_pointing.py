@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import failure
 from decomcam_bench.metrics.base import Fail, Skip
 from decomcam_bench.metrics.pointing import PointingGame, hits_region, share_of_hits
 from tests.metrics.conftest import pair, single_peak, table
@@ -144,8 +145,8 @@ def test_edges_are_named_reasons() -> None:
     assert masked.evaluate(pair(ones, [(0, 0, 3, 3)])) == Skip("no_mask")
     assert masked.evaluate(pair(ones, masks=[np.zeros((8, 8))])) == Skip("empty_region")
     miss = {"hit": 0.0, "difficult": False}
-    assert metric.evaluate(pair(ones * np.nan, [(0, 0, 3, 3)])) == Fail("map_not_finite", miss)
-    assert metric.evaluate(pair(ones * 0, [(0, 0, 3, 3)])) == Fail("map_zero_mass", miss)
+    assert metric.evaluate(pair(ones * np.nan, [(0, 0, 3, 3)])) == Fail("non_finite_map", miss)
+    assert metric.evaluate(pair(ones * 0, [(0, 0, 3, 3)])) == Fail("zero_map", miss)
     # A constant map points everywhere; one pixel is an image too.
     assert metric.evaluate(pair(ones, [(0, 0, 3, 3)]))["x"] == 0
     assert metric.evaluate(pair([[2.0]], [(0, 0, 1, 1)]))["hit"] == 1
@@ -158,7 +159,7 @@ def test_a_mask_that_cannot_be_decoded_is_a_failure() -> None:
 
     own = pair(np.ones((4, 4)), [(0, 0, 2, 2)])
     object.__setattr__(own.target, "masks", (Broken(),))
-    assert PointingGame(region="mask").evaluate(own) == Fail("bad_mask: polygon of two points")
+    assert PointingGame(region="mask").evaluate(own) == Fail(failure("bad_mask: polygon of two points"))
 
 
 def test_no_record_is_nan() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.reasons import failure
 from decomcam_bench.metrics.base import Fail, RegionMetric, Skip
 from decomcam_bench.metrics.boxes import thresholds
 from decomcam_bench.metrics.energy import Energy
@@ -66,7 +67,7 @@ def test_a_mask_of_another_size_is_a_failure(metric: RegionMetric, masks: list[t
     own = pair(np.ones((30, 40)), masks=[np.ones(shape) for shape in masks])
     outcome = metric.evaluate(own)
     height, width = masks[-1]
-    assert outcome == Fail(f"bad_mask: mask of {width} x {height} pixels for an image of 40 x 30")
+    assert outcome == Fail(failure(f"bad_mask: mask of {width} x {height} pixels for an image of 40 x 30"))
 
 
 def test_edges_and_options() -> None:
@@ -75,7 +76,7 @@ def test_edges_and_options() -> None:
     assert metric.evaluate(pair(np.ones((4, 4)), masks=[np.zeros((4, 4))])) == Skip("empty_region")
     missed = metric.evaluate(pair(np.full((4, 4), np.nan), masks=[np.eye(4)]))
     # As the reference has it, a map that cannot be read is 0 everywhere.
-    assert missed.reason == "map_not_finite"
+    assert missed.reason == "non_finite_map"
     assert missed.values["object"].tolist() == [224 * 56] + [0] * 100
     assert missed.values["background"].tolist() == [224 * 168] + [0] * 100
     with pytest.raises(ConfigError, match="none, crowd"):

@@ -26,7 +26,7 @@ from decomcam_bench.reports.gallery import choose_label, pick
 from decomcam_bench.reports.report import write_report
 from decomcam_bench.store.store import Store, write_json
 from decomcam_bench.tables.formats import rich_markdown
-from decomcam_bench.tables.upkeep import describe
+from decomcam_bench.tables.upkeep import describe_cell
 from tests.store.stores import pairs, write_cell
 
 HOSTILE = 'x"><script>document.title="hacked"</script><img src=x onerror=alert(1)> $a_{ $'
@@ -103,8 +103,10 @@ def test_the_gallery_shows_the_values_of_the_records(drawn: Path) -> None:
     from decomcam_bench.store.store import Store
 
     shown = [text for text in Page(drawn.read_text()).texts if re.fullmatch(r"[01]\.\d{3}", text)]
-    cell = next(c for c in Store(drawn.parent).cells() if c.display["method"] == "decomcam" and c.display["rank"] == 10)
-    key = next(key for key, content in cell.metrics().items() if content["name"] == "energy")
+    labels = {cell.key: cell.labels for cell in Store(drawn.parent).cells()}
+    chosen = next(k for k, own in labels.items() if (own["method"], own["rank"]) == ("decomcam", 10))
+    cell = Store(drawn.parent).cell(chosen)
+    key = next(key for key, content in cell.metrics().items() if content.name == "energy")
     values = cell.read(key)["energy"]
     assert f"{values.min():.3f}" in shown
     assert f"{values.max():.3f}" in shown
@@ -201,7 +203,7 @@ def test_commands_to_repeat_name_every_option_and_can_be_pasted(tmp_path: Path) 
     (key,) = run(load_config([*words, "device=cpu", f"results={tmp_path / 's'}"])).keys
     cell = Store(tmp_path / "s").cell(key)
     assert cell is not None
-    commands = describe(cell)["repeat"]
+    commands = describe_cell(cell.key, cell.folder.parents[1])["repeat"]
     assert [command.partition(" metric=")[2] for command in commands] == [
         "energy,pointing",
         "pointing metric.tolerance=0",
@@ -237,7 +239,7 @@ def test_pictures_that_cannot_be_made_leave_a_note(tmp_path: Path, monkeypatch: 
 
 def test_an_unfinished_cell_is_named(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "good", {"energy": pairs(40, energy=0.5)})
-    cell.part("records", 1).unlink()
+    cell.shard("records", 1).unlink()
     assert "is unfinished" in write_report(tmp_path, tmp_path / "r.html", gallery=False, resamples=20).read_text()
     with pytest.raises(StoreError, match="no results there"):
         write_report(tmp_path / "none", tmp_path / "r.html")

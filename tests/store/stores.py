@@ -1,4 +1,4 @@
-"""Small stores written part by part, without a model: what the results code is tested with."""
+"""Small stores written shard by shard, without a model: what the results code is tested with."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ import numpy as np
 import pandas as pd
 
 from decomcam_bench.config import registry
-from decomcam_bench.store.store import RECORDS, Cell, Store, key_of, part_size, seal
+from decomcam_bench.engine.records import PAIR
+from decomcam_bench.store.schema import CellInfo, MetricInfo, shard_size
+from decomcam_bench.store.store import RECORDS, Cell, Shard, Store, seal
 
 
-def metric_content(name: str, position: int = 0, **options: Any) -> tuple[str, dict[str, Any]]:
-    """The key and ``metric.json`` of a metric with options."""
-    config = {**registry.read("metric", name), **options}
-    metric = registry.build("metric", config)
-    identity = {"impl": config["impl"], "version": metric.version, **options, "name": name}
-    columns = [{**vars(column), "label": column.name} for column in metric.columns]
-    return key_of(identity), {
-        "identity": identity,
-        "name": name,
-        "config": config,
-        "position": position,
-        "columns": columns,
-    }
+def metric_info(name: str, position: int = 0, **options: Any) -> MetricInfo:
+    """The description of a metric with options."""
+    metric = registry.build("metric", {**registry.read("metric", name), **options})
+    return MetricInfo.of(metric, name, position=position)
 
 
 def pairs(images: int, **values: Any) -> pd.DataFrame:
@@ -37,6 +30,7 @@ def pairs(images: int, **values: Any) -> pd.DataFrame:
             "class_name": [f"class{i % 4}" for i in range(images)],
             "status": "ok",
             "reason": "",
+            "detail": "",
         }
     )
     return rows.assign(**values)
@@ -60,24 +54,24 @@ def write_cell(
         "dataset": {"name": dataset, "images": images},
         "model": "m",
         "layer": layer,
-        "method": {"name": method, "impl": "decomcam_bench.methods.gradient:GradCAM"},
+        "method": {"id": method, "version": 1, "options": {}},
         "rank": rank,
         **identity,
     }
-    display = {"dataset": dataset, "model": "m", "layer": layer, "method": method, "rank": rank, "overrides": []}
+    labels = {"dataset": dataset, "model": "m", "layer": layer, "method": method, "rank": rank}
     store = Store(root)
-    cell = store.create(whole, display, images)
-    streams = {RECORDS: records[["position", "image_id", "class_id", "class_name", "status", "reason"]]}
+    size = shard_size(images)
+    cell = store.create(CellInfo(whole, labels, (), {}, images, shard_images=size))
+    streams = {RECORDS: records[list(PAIR)]}
     for position, (name, frame) in enumerate(metrics.items()):
-        key, content = metric_content(name, position, **(options or {}).get(name, {}))
-        store.describe_metric(cell, key, content)
-        streams[key] = frame
-    size = part_size(images)
+        info = metric_info(name, position, **(options or {}).get(name, {}))
+        store.describe_metric(cell, info)
+        streams[info.key] = frame
     seal(
         [
-            (cell, stream, part, frame[(frame["position"] // size) == part].reset_index(drop=True))
+            Shard(cell, stream, number, frame[(frame["position"] // size) == number].reset_index(drop=True))
             for stream, frame in streams.items()
-            for part in range(cell.parts)
+            for number in range(cell.shards)
         ]
     )
     return cell

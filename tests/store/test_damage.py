@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import multiprocessing
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,8 @@ from decomcam_bench.cli import main
 from decomcam_bench.config.settings import load_config
 from decomcam_bench.core.errors import StoreError
 from decomcam_bench.engine.engine import run
-from decomcam_bench.store.store import RECORDS, Cell, Store, key_of, seal, write_json
+from decomcam_bench.store.reader import metrics_of
+from decomcam_bench.store.store import RECORDS, Cell, Shard, Store, seal, write_json
 from decomcam_bench.tables.tables import load_records, load_table, unfinished
 from decomcam_bench.tables.upkeep import _compare_cells, collect_garbage, describe_cell, export, find_cell
 from tests.store.stores import pairs, write_cell
@@ -30,25 +33,30 @@ def cell(tmp_path: Path) -> Cell:
     return write_cell(tmp_path, "good", {"energy": pairs(IMAGES, energy=np.linspace(0, 1, IMAGES))})
 
 
-def test_of_two_versions_of_a_metric_the_newest_counts(cell: Cell) -> None:
+def add_metric(cell: Cell, **change: Any) -> str:
+    """Copies the values of the cell's first metric under a changed description; returns its key."""
+    (old, info), *_ = cell.metrics().items()
+    new = dataclasses.replace(info, **change)
+    shutil.copytree(cell.stream(old), cell.stream(new.key))
+    (cell.stream(new.key) / "metric.json").unlink()
+    for number in range(cell.shards):
+        seal([Shard(cell, new.key, number, cell.read_shard(old, number))])
+    Store(cell.folder.parents[1]).describe_metric(cell, new)
+    return new.key
+
+
+def test_of_two_versions_of_a_metric_the_installed_one_counts(cell: Cell) -> None:
     (old,) = cell.metrics()
-    content = json.loads((cell.stream(old) / "metric.json").read_text())
-    del content["digest"]
-    content["identity"]["version"] += 1
-    new = key_of(content["identity"])
-    shutil.copytree(cell.stream(old), cell.stream(new))
-    write_json(cell.stream(new) / "metric.json", content)
-    assert list(cell.metrics()) == [new]
+    new = add_metric(cell, version=cell.metrics()[old].version + 1)
+    assert set(cell.metrics()) == {old, new}
+    assert list(metrics_of(cell)) == [old]
     # Another option is another metric.
-    content["identity"]["region"] = "box"
-    other = key_of(content["identity"])
-    shutil.copytree(cell.stream(old), cell.stream(other))
-    write_json(cell.stream(other) / "metric.json", content)
-    assert set(cell.metrics()) == {new, other}
+    other = add_metric(cell, options={**cell.metrics()[old].options, "region": "mask"})
+    assert set(metrics_of(cell)) == {old, other}
 
 
 def metric_part(cell: Cell, number: int = 1) -> Path:
-    return cell.part(next(iter(cell.metrics())), number)
+    return cell.shard(next(iter(cell.metrics())), number)
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -60,7 +68,7 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("which", ["records", "metric"])
 def test_a_deleted_part_is_no_number_but_unfinished(cell: Cell, tmp_path: Path, which: str) -> None:
-    (cell.part(RECORDS, 1) if which == "records" else metric_part(cell)).unlink()
+    (cell.shard(RECORDS, 1) if which == "records" else metric_part(cell)).unlink()
     table = load_table(tmp_path)
     if which == "metric":
         assert table["energy"].isna().all()
@@ -68,11 +76,11 @@ def test_a_deleted_part_is_no_number_but_unfinished(cell: Cell, tmp_path: Path, 
         assert table["n_expected"].tolist() == [24]
         # 0.5 over 40 pairs beside a count of 24 would be two truths in one row.
         assert table["energy"].isna().all()
-    assert "2 of 3 parts" in unfinished(tmp_path)[0]
+    assert "2 of 3 shards" in unfinished(tmp_path)[0]
 
 
 def test_a_truncated_part_is_refused_by_name(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = cell.part(RECORDS, 1)
+    path = cell.shard(RECORDS, 1)
     path.write_bytes(path.read_bytes()[:-20])
     assert str(path) in error_of(["table", "--results", str(tmp_path)], capsys)
     assert cell.sealed(RECORDS) == {0, 2}
@@ -183,14 +191,14 @@ def test_a_description_without_its_digest_is_refused(cell: Cell, tmp_path: Path)
 
 def test_fewer_images_than_there_are_parts_of_are_refused(cell: Cell, tmp_path: Path) -> None:
     rewrite(cell.folder / "cell.json", images=20)
-    with pytest.raises(StoreError, match=r"part-00002.parquet: a cell of 20 images has 2 parts"):
+    with pytest.raises(StoreError, match=r"shard-00002.parquet: a cell of 20 images has 2 shards"):
         load_table(tmp_path)
 
 
 def test_a_part_behind_the_last_is_refused_and_collected(cell: Cell, tmp_path: Path) -> None:
-    extra = cell.part(RECORDS, 9)
-    extra.write_bytes(cell.part(RECORDS, 0).read_bytes())
-    with pytest.raises(StoreError, match=r"part-00009.parquet: a cell of 40 images has 3 parts; delete the file"):
+    extra = cell.shard(RECORDS, 9)
+    extra.write_bytes(cell.shard(RECORDS, 0).read_bytes())
+    with pytest.raises(StoreError, match=r"shard-00009.parquet: a cell of 40 images has 3 shards; delete the file"):
         load_table(tmp_path)
     assert collect_garbage(tmp_path) == [f"removed {extra}"]
     assert load_table(tmp_path)["n_expected"].tolist() == [IMAGES]
@@ -200,13 +208,13 @@ def test_a_part_behind_the_last_is_refused_and_collected(cell: Cell, tmp_path: P
     ("name", "change"),
     [
         ("cell.json", {"images": "40"}),
-        ("cell.json", {"part_images": 20}),
-        ("cell.json", {"part_images": 0}),
-        ("cell.json", {"display": {}}),
+        ("cell.json", {"shard_images": 20}),
+        ("cell.json", {"shard_images": 0}),
+        ("cell.json", {"labels": {}}),
         ("metric.json", {"columns": [{"name": "energy"}]}),
         ("metric.json", {"columns": []}),
-        ("metric.json", {"config": None}),
-        ("metric.json", {"identity": {}}),
+        ("metric.json", {"options": None}),
+        ("metric.json", {"version": "1"}),
     ],
 )
 def test_a_description_that_lacks_something_is_one_line(
@@ -252,11 +260,11 @@ def test_a_disk_that_takes_no_more_is_one_line(cell: Cell, tmp_path: Path, monke
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    records = cell.read_part(RECORDS, 0)
+    records = cell.read_shard(RECORDS, 0)
     metric_part(cell, 0).unlink()
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(StoreError, match=r"part-00000.parquet: cannot be written \(No space left"):
-        seal([(cell, next(iter(cell.metrics())), 0, records)])
+    with pytest.raises(StoreError, match=r"shard-00000.parquet: cannot be written \(No space left"):
+        seal([Shard(cell, next(iter(cell.metrics())), 0, records)])
     assert not list(cell.folder.rglob(".*.tmp"))
     assert 0 not in cell.sealed(next(iter(cell.metrics())))
 
@@ -309,7 +317,7 @@ def test_a_run_heals_what_was_broken(tmp_path: Path) -> None:
     before = load_table(tmp_path)
     (cell,) = Store(tmp_path).cells()
     metric_part(cell, 0).unlink()
-    path = cell.part(RECORDS, 1)
+    path = cell.shard(RECORDS, 1)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     again = run(load_config(words))
     assert again.computed_images == 32
@@ -318,13 +326,13 @@ def test_a_run_heals_what_was_broken(tmp_path: Path) -> None:
 
 def test_gc_removes_leftovers_alone(cell: Cell, tmp_path: Path) -> None:
     before = load_table(tmp_path)
-    (cell.folder / "records" / ".part-00000.parquet.1.tmp").write_bytes(b"x")
+    (cell.folder / "records" / ".shard-00000.parquet.1.tmp").write_bytes(b"x")
     empty = write_cell(tmp_path, "empty", {"energy": pairs(IMAGES, energy=0.5)})
-    for part in range(empty.parts):
-        empty.part(RECORDS, part).unlink()
+    for part in range(empty.shards):
+        empty.shard(RECORDS, part).unlink()
         metric_part(empty, part).unlink()
     partial = write_cell(tmp_path, "partial", {"energy": pairs(IMAGES, energy=0.5)})
-    partial.part(RECORDS, 2).write_bytes(b"cut")
+    partial.shard(RECORDS, 2).write_bytes(b"cut")
     (tmp_path / "cells" / "0000000000000000").mkdir()
     planned = collect_garbage(tmp_path, dry_run=True)
     assert len(planned) == 4
@@ -333,7 +341,7 @@ def test_gc_removes_leftovers_alone(cell: Cell, tmp_path: Path) -> None:
     assert not empty.folder.exists()
     assert not (tmp_path / "cells" / "0000000000000000").exists()
     assert partial.sealed(RECORDS) == {0, 1}
-    assert not partial.part(RECORDS, 2).exists()
+    assert not partial.shard(RECORDS, 2).exists()
     assert collect_garbage(tmp_path) == []
     pd.testing.assert_frame_equal(load_table(tmp_path, [cell.key]), before)
 
@@ -421,9 +429,9 @@ def test_command_line(cell: Cell, tmp_path: Path, capsys: pytest.CaptureFixture[
         (["export", "--out", "x.json"], "must end in .csv or .parquet"),
         (["export"], "needs --out"),
         (["export", "--out", "x.csv", "--metric", "enrgy"], "did you mean 'energy'"),
-        (["gc", "--results", str(tmp_path / "nowhere")], "no results there"),
     ):
         assert says in error_of(["results", *root, *words], capsys)
+    assert "no results there" in error_of(["results", "gc", "--results", str(tmp_path / "nowhere")], capsys)
     assert find_cell(tmp_path, cell.key[:3]).key == cell.key
 
 

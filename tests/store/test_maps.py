@@ -32,7 +32,7 @@ def frames(store) -> dict[tuple[str, str], pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def stores(bench, tmp_path_factory):
-    """The same cells: metrics added to kept maps, and metrics of a fresh run."""
+    """The same cells: metrics added to saved maps, and metrics of a fresh run."""
     kept, fresh = tmp_path_factory.mktemp("kept"), tmp_path_factory.mktemp("fresh")
     bench(kept, *RUN, METHODS, "rank=3", "metric=pointing_exact", "save_maps=true")
     planned = describe(make_plan(load_config([f"results={kept}", *RUN, METHODS, "rank=3", MANY])))
@@ -54,7 +54,7 @@ def test_added_metrics_take_no_pass_and_are_those_of_a_fresh_run_bit_by_bit(stor
 
 def test_the_plan_says_that_the_model_is_not_needed(stores) -> None:
     planned = stores[2]
-    assert planned.count("metrics to add to kept maps, without the model") == 4
+    assert planned.count("metrics to add to saved maps, without the model") == 4
     for name in ("backbone", "head", "backward", "method-scored", "metric-scored"):
         assert f"  {name:14} 0\n" in planned
 
@@ -69,11 +69,11 @@ def test_no_image_is_decoded(stores, bench, monkeypatch) -> None:
 
 def test_a_part_keeps_native_maps_without_loss(stores) -> None:
     for cell in Store(stores[0]).cells():
-        parts = [read_maps(cell, part) for part in range(cell.parts)]
+        parts = [read_maps(cell, part) for part in range(cell.shards)]
         native = np.concatenate([part.native for part in parts])
         assert native.dtype == np.float32
         small = {"gradcam": "bilinear", "decomcam": "bicubic", "topchannels": "bicubic"}
-        method = str(cell.display["method"])
+        method = str(cell.labels["method"])
         assert {part.mode for part in parts} == {small.get(method, "none")}
         assert native.shape[1:] == ((160, 160) if method == "center" else (5, 5))
         assert {part.size for part in parts} == {(160, 160)}
@@ -111,9 +111,9 @@ def test_passes_are_kept_beside_the_maps(bench, tmp_path) -> None:
 
     bench(tmp_path / "older", *run, "metric=pointing", "save_maps=true")
     for cell in Store(tmp_path / "older").cells():
-        with np.load(cell.part("maps", 0)) as data:
+        with np.load(cell.shard("maps", 0)) as data:
             older = {name: data[name] for name in data.files if name != "forward"}
-        np.savez(cell.part("maps", 0), **older)
+        np.savez(cell.shard("maps", 0), **older)
     added, table = bench(tmp_path / "older", *run, "metric=efficiency")
     assert set(added.passes.values()) == {0}
     assert table["efficiency_forward"].isna().all()
@@ -193,12 +193,12 @@ def test_a_damaged_part_is_one_line(stores, bench, tmp_path) -> None:
     run = (*RUN, "limit=2", "method=gradcam")
     bench(tmp_path, *run, "metric=pointing", "save_maps=true")
     cell = Store(tmp_path).cells()[0]
-    path = cell.part("maps", 0)
+    path = cell.shard("maps", 0)
     data = bytearray(path.read_bytes())
     place = data.index(read_maps(cell, 0).native.tobytes()[:16])
     data[place] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(StoreError, match=r"part-00000\.npz: damaged"):
+    with pytest.raises(StoreError, match=r"shard-00000\.npz: damaged"):
         bench(tmp_path, *run, "metric=energy")
     path.write_bytes(data[: len(data) // 2])
     assert cell.sealed("maps") == set()

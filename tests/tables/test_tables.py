@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from decomcam_bench import api
 from decomcam_bench.cli import main
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.stats.statistics import bootstrap, compare
@@ -22,7 +21,7 @@ from decomcam_bench.store.store import Store
 from decomcam_bench.tables import formats, layout
 from decomcam_bench.tables.tables import directions, load_table, render
 from decomcam_bench.tables.uncertainty import bootstrap_many
-from tests.store.stores import pairs, write_cell
+from tests.store.stores import metric_info, pairs, write_cell
 
 IMAGES = 40
 RNG = np.random.default_rng(3)
@@ -61,10 +60,10 @@ def test_intervals_are_those_of_the_statistics(store: Path) -> None:
     for cell in Store(store).cells():
         for key, content in cell.metrics().items():
             alone = bootstrap(metric_of(content).image_sums(evaluated(cell.read(key))), 500)
-            for column in content["columns"]:
-                if not column["detail"]:
-                    low = table.loc[cell.display["method"], f"{column['label']}_low"]
-                    assert low == pytest.approx(alone[column["name"]].low, abs=1e-9)
+            for column in content.columns:
+                if not column.detail:
+                    low = table.loc[cell.labels["method"], f"{column.label}_low"]
+                    assert low == pytest.approx(alone[column.name].low, abs=1e-9)
 
 
 def test_intervals_stay_in_the_range_of_their_number(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_intervals_stay_in_the_range_of_their_number(tmp_path: Path) -> None:
 
 
 def test_drawing_once_for_many_cells_changes_nothing() -> None:
-    metric = metric_of({"config": {"impl": "decomcam_bench.metrics.energy:Energy", "name": "energy", "region": "mask"}})
+    metric = metric_of(metric_info("energy", region="mask"))
     sums = {i: metric.image_sums(pairs(30, energy=RNG.uniform(size=30))) for i in range(50)}
     sums[50] = metric.image_sums(pairs(20, energy=RNG.uniform(size=20)))
     together = bootstrap_many(sums, 300)
@@ -93,7 +92,7 @@ def test_drawing_once_for_many_cells_changes_nothing() -> None:
 
 
 def test_values_of_images_average_to_the_number() -> None:
-    metric = metric_of({"config": {"impl": "decomcam_bench.metrics.energy:Energy", "name": "energy", "region": "mask"}})
+    metric = metric_of(metric_info("energy", region="mask"))
     records = pairs(2500, energy=RNG.uniform(size=2500))
     each = image_values(metric.image_sums(records))
     assert list(each.index) == list(records["image_id"])
@@ -118,14 +117,14 @@ def test_p_values_carry_holms_correction_over_the_whole_table(store: Path) -> No
     from decomcam_bench.store.store import Store
 
     table = load_table(store, reference="plain", resamples=200).set_index("method")
-    cells = {cell.display["method"]: cell for cell in Store(store).cells()}
+    cells = {cell.labels["method"]: cell for cell in Store(store).cells()}
     raw = {}
     for method in ("good", "bad"):
         for key, content in cells[method].metrics().items():
             both = [evaluated(cells[name].read(key)) for name in (method, "plain")]
             found = compare(metric_of(content), *both, resamples=200)
-            label = content["columns"][0]["label"]
-            raw[method, label] = found[content["columns"][0]["name"]].p
+            label = content.columns[0].label
+            raw[method, label] = found[content.columns[0].name].p
     ordered = sorted(raw, key=raw.__getitem__)
     highest = 0.0
     for place, key in enumerate(ordered):
@@ -148,7 +147,8 @@ def test_comparisons_take_enough_permutations_unless_told(store: Path, capsys: p
 
 def test_pairs_that_a_comparison_leaves_out_are_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = pairs(IMAGES, energy=BASE)
-    some.loc[:6, ["status", "reason"]] = "failed", "zero_map"
+    some.loc[:6, ["status", "reason"]] = "failed", "bad_mask"
+    some.loc[:6, "energy"] = np.nan
     write_cell(store, "some", {"energy": some})
     assert main(["table", "--results", str(store), "--reference", "plain", "--resamples", "500"]) == 0
     assert capsys.readouterr().err == (
@@ -156,7 +156,7 @@ def test_pairs_that_a_comparison_leaves_out_are_named(store: Path, capsys: pytes
         "most, 7 in energy of some\n"
     )
     with pytest.warns(UserWarning, match="1 of 7 comparisons leave out"):
-        table = api.load_table(store, reference="plain", resamples=500).set_index("method")
+        table = load_table(store, reference="plain", resamples=500).set_index("method")
     assert table["energy_diff_n"].dropna().to_dict() == {"bad": IMAGES, "good": IMAGES, "some": IMAGES - 7}
     assert "deletion_diff_n" not in table  # no pair of these is left out
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from decomcam_bench.core.reasons import Reason, Why
 from decomcam_bench.methods.base import Components, Evidence, Explanation
 
-NON_FINITE_ACTIVATIONS = "non_finite_activations"
-NON_FINITE_GRADIENTS = "non_finite_gradients"
-ZERO_GRADIENTS = "zero_gradients"
-NON_FINITE_SCORE = "non_finite_score"
-ZERO_SCORE = "zero_score"
-EMPTY_REGION = "empty_region"
-NON_FINITE_MAP = "non_finite_map"
-ZERO_MAP = "zero_map"
-ROUNDING_ONLY = "rounding_only"
-NO_COMPONENTS = "no_components"
+NON_FINITE_ACTIVATIONS = Reason.NON_FINITE_ACTIVATIONS
+NON_FINITE_GRADIENTS = Reason.NON_FINITE_GRADIENTS
+ZERO_GRADIENTS = Reason.ZERO_GRADIENTS
+NON_FINITE_SCORE = Reason.NON_FINITE_SCORE
+ZERO_SCORE = Reason.ZERO_SCORE
+EMPTY_REGION = Reason.EMPTY_REGION
+NON_FINITE_MAP = Reason.NON_FINITE_MAP
+ZERO_MAP = Reason.ZERO_MAP
+ROUNDING_ONLY = Reason.ROUNDING_ONLY
+NO_COMPONENTS = Reason.NO_COMPONENTS
 
 
 class Failures:
@@ -31,10 +32,10 @@ class Failures:
     """
 
     def __init__(self, pairs: int, device: torch.device) -> None:
-        self.reasons: dict[int, str] = {}
+        self.reasons: dict[int, Why] = {}
         self.usable = torch.ones(pairs, dtype=torch.bool, device=device)
 
-    def add(self, bad: Tensor, reason: str) -> None:
+    def add(self, bad: Tensor, reason: Why) -> None:
         """Marks the pairs where ``bad`` (bool (P,)) holds."""
         for pair in (bad & self.usable).nonzero().flatten().tolist():
             self.reasons[pair] = reason
