@@ -338,13 +338,13 @@ class RunInfo:
         python: its version.
     """
 
-    finished: str
-    overrides: tuple[str, ...]
-    cells: tuple[str, ...]
-    images: int
-    seconds: float
-    passes: Mapping[str, int]
-    device: str
+    finished: str = ""
+    overrides: tuple[str, ...] = ()
+    cells: tuple[str, ...] = ()
+    images: int = 0
+    seconds: float = 0.0
+    passes: Mapping[str, int] = field(default_factory=dict)
+    device: str = ""
     device_name: str = ""
     threads: int = 0
     torch: str = ""
@@ -362,7 +362,7 @@ class RunInfo:
             KeyError, TypeError, ValueError: for something else.
         """
         known = {key: value for key, value in content.items() if key in cls.__dataclass_fields__}
-        known.update(overrides=tuple(known["overrides"]), cells=tuple(known["cells"]))
+        known.update({name: tuple(known.get(name, ())) for name in ("overrides", "cells")})
         return cls(**known)
 
 
