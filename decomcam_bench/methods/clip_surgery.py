@@ -33,8 +33,8 @@ class ClipSurgery(MapMethod):
     texts is removed. A single text leaves nothing to compare with; then, as in the authors' demo, the
     features of the empty text are subtracted from those of the text.
 
-    The class token is the model's own image feature for both towers. (In the authors' code that of a
-    ResNet takes the new path too, since query and key are overwritten before it is computed.)
+    The class token of a ViT is the model's own image feature. That of a ResNet attends by values too, as
+    in the authors' code, which overwrites query and key before it computes it.
 
     Attributes:
         blocks: number of blocks of a ViT with a second path; all if it has fewer.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ class ScoredComponents(Method):
         """Whether the fully blurred image is scored."""
         return self.baseline or self.weighting == "difference"
 
-    def reporting(self) -> Self:
+    def reporting(self) -> Method:
         return replace(self, baseline=True) if self.weighting == "minmax" else self
 
     def cost(self, rank: int | None, channels: int) -> Cost:

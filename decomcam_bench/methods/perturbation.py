@@ -134,6 +134,7 @@ class ScoreCAM(MapMethod):
     """
 
     id = "scorecam"
+    version: ClassVar[int] = 2
 
     reading: str = "pgc"
 
@@ -192,6 +193,7 @@ class ScoreCAMPlusPlus(MapMethod):
     """
 
     id = "scorecam_pp"
+    version: ClassVar[int] = 2
 
     score: str = "cosine"
     gradient_score: str = "cosine"

@@ -91,14 +91,20 @@ class RISE(MapMethod):
         generator = torch.Generator().manual_seed(int(seed) % 2**63)
         grids = (torch.rand(self.masks, self.grid, self.grid, generator=generator) < self.probability).float()
         cells = [-(-side // self.grid) for side in size]
-        shifts = [torch.randint(0, cell, (self.masks,), generator=generator) for cell in cells]
-        lines = [_upsampling(self.grid, (self.grid + 1) * cell) for cell in cells]
+        shifts = torch.stack([torch.randint(0, cell, (self.masks,), generator=generator) for cell in cells], 1)
         for start in range(0, self.masks, count):
-            rows, columns = (
-                line[shift[start : start + count, None] + torch.arange(side)]
-                for line, shift, side in zip(lines, shifts, size, strict=True)
-            )
-            yield rows @ grids[start : start + count] @ columns.mT
+            yield self.upsampled(grids[start : start + count], shifts[start : start + count], size)
+
+    @staticmethod
+    def upsampled(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the masks of grids (m, s, s) cropped at shifts (m, 2) to a size (H, W): float32 (m, H, W)."""
+        count = grids.shape[-1]
+        lines = [_upsampling(count, (count + 1) * -(-side // count)) for side in size]
+        rows, columns = (
+            line[shift[:, None] + torch.arange(side)]
+            for line, shift, side in zip(lines, shifts.unbind(1), size, strict=True)
+        )
+        return rows @ grids @ columns.mT
 
     def cost(self, rank: int | None, channels: int) -> Cost:
         return Cost(scored=self.masks, shared=self.masks)

@@ -68,14 +68,18 @@ def surgery_of_blocks(x: Tensor, blocks: Sequence[ResidualAttentionBlock], value
     return x, second
 
 
-def surgery_of_pool(pool: AttentionPool2d, x: Tensor, values: str) -> Tensor:
-    """Return features (N, d, h, w) of patches by value attention, from the pool's input (N, C, h, w)."""
+def surgery_of_pool(pool: AttentionPool2d, x: Tensor, values: str) -> tuple[Tensor, Tensor]:
+    """Return features by value attention from the pool's input (N, C, h, w): pooled (N, d) and grid (N, d, h, w).
+
+    The pooled token attends by plain values: the authors' code replaces query and key before it computes
+    that token too.
+    """
     tokens = x.flatten(2).mT
     tokens = torch.cat((tokens.mean(1, keepdim=True), tokens), 1) + pool.positional_embedding.to(x.dtype)
     v = heads_of(pool.v_proj(tokens), pool.num_heads)
-    mixed = (value_attention(v, values) @ v).transpose(1, 2).flatten(2)
-    patches: Tensor = pool.c_proj(mixed)[:, 1:].mT
-    return patches.reshape(*patches.shape[:2], *x.shape[2:])
+    weights = torch.cat((value_attention(v, "plain")[:, :, :1], value_attention(v, values)[:, :, 1:]), 2)
+    mixed: Tensor = pool.c_proj((weights @ v).transpose(1, 2).flatten(2))
+    return mixed[:, 0], mixed[:, 1:].mT.reshape(len(x), -1, *x.shape[2:])
 
 
 def open_block(block: ResidualAttentionBlock, read: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:

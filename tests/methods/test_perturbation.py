@@ -30,13 +30,14 @@ def resized(channel: Tensor, size: tuple[int, int], aligned: bool) -> Tensor:
 
 def blurred_pixels(evidence: Evidence, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
     mean, std = (np.array(v)[:, None, None] for v in (evidence.mean, evidence.std))
-    pixels = image.numpy() * std + mean
-    return pixels, gaussian_filter(pixels, (0, 10, 10))
+    # Images have 8 bits per channel.
+    pixels = np.round((image.numpy() * std + mean) * 255).astype(np.float32) / np.float32(255)
+    return pixels, gaussian_filter(pixels, (0, 10, 10)).astype(np.float64)
 
 
 def eight_bits(evidence: Evidence, pixels: np.ndarray) -> Tensor:
     mean, std = (np.array(v)[:, None, None] for v in (evidence.mean, evidence.std))
-    return torch.tensor((np.floor(pixels * 255 + 1e-3) / 255 - mean) / std, dtype=torch.float32)
+    return torch.tensor((np.floor(pixels * 255) / 255 - mean) / std, dtype=torch.float32)
 
 
 def plain_score_cam(evidence: Evidence, pair: int, reading: str, plus: bool = False) -> Tensor:

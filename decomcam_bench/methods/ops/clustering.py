@@ -1,18 +1,22 @@
-"""k-means, batched, without a random start."""
+"""k-means, batched and deterministic: no random start, and ties broken by order rather than by rounding."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+#: Squared distances between unit vectors that differ by less are equal. Maps that do not overlap are all at
+#: distance 2 from one another; which of them a rounding error puts ahead must not decide.
+_TIE = 1e-5
+
 
 def farthest_first(points: Tensor, count: int, valid: Tensor) -> Tensor:
-    """Indices (B, count) of points: the first, then each time the one farthest from those taken.
+    """Return indices (B, count) of points: the first, then repeatedly the one farthest from those taken.
 
     Args:
-        points: (B, n, d).
-        count: at most n. Of points equally far the first is taken; with fewer different points than
-            ``count`` some are taken twice.
+        points: (B, n, d), of unit length or zero.
+        count: at most n. Among equally distant points the first is taken; with fewer distinct points
+            than ``count`` some are taken twice.
         valid: bool (B, n), points that may be taken.
     """
     chosen = [valid.int().argmax(1)]
@@ -20,20 +24,20 @@ def farthest_first(points: Tensor, count: int, valid: Tensor) -> Tensor:
     for _ in range(count - 1):
         latest = points.gather(1, chosen[-1][:, None, None].expand(-1, 1, points.shape[2]))
         nearest = torch.minimum(nearest, (points - latest).square().sum(2))
-        chosen.append(nearest.argmax(1))
+        chosen.append(_first(nearest >= nearest.amax(1, keepdim=True) - _TIE))
     return torch.stack(chosen, 1)
 
 
 def cluster(points: Tensor, count: int, iterations: int, valid: Tensor) -> Tensor:
-    """Lloyd's algorithm from :func:`farthest_first`: int64 labels (B, n).
+    """Run Lloyd's algorithm from :func:`farthest_first`; return int64 labels (B, n).
 
-    Stops early when no label of the batch changes, which changes nothing. A cluster that loses all
-    its points keeps its centre.
+    Stops early when no label of the batch changes, which does not affect the result. A cluster that
+    loses all its points keeps its centre.
 
     Args:
-        points: (B, n, d) float64, finite.
+        points: (B, n, d) float64, finite, of unit length or zero.
         count: number of clusters, at least 1 and at most n.
-        valid: bool (B, n), points that count; the labels of the others mean nothing.
+        valid: bool (B, n), points that count; the labels of the others are meaningless.
     """
     start = farthest_first(points, count, valid)
     centres = points.gather(1, start[..., None].expand(-1, -1, points.shape[2]))
@@ -50,6 +54,11 @@ def cluster(points: Tensor, count: int, iterations: int, valid: Tensor) -> Tenso
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre (B, k, d) of each point, the first of equals: (B, n)."""
+    """Return the nearest centre (B, k, d) of each point, the first of equals: (B, n)."""
     distances = centres.square().sum(2)[:, None] - 2 * points @ centres.mT
-    return distances.argmin(2)
+    return _first(distances <= distances.amin(2, keepdim=True) + _TIE)
+
+
+def _first(where: Tensor) -> Tensor:
+    """Return the first true position along the last axis."""
+    return where.int().argmax(-1)

@@ -63,7 +63,9 @@ class Masker:
     Args:
         evidence: the images and their normalisation.
         sigma: blur in pixels; see :func:`blur_width`.
-        quantise: round masked pixels down to 8 bits, as code that passes them through a PIL image does.
+        quantise: round masked pixels down to 8 bits, as code that passes them through a PIL image does:
+            pixels are single-precision quotients k / 255, multiplied by 255 in double precision, so that
+            some levels come out one lower.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class Masker:
         self.space = space
         self.quantise = quantise
         self.sharp = evidence.pixels() if space == "pixel" else evidence.images.float()
+        if quantise:
+            self.sharp = (self.sharp * 255).round() / 255
         self.blurred = gaussian_blur(self.sharp, sigma, truncate)
 
     def compose(self, masks: Tensor, image: Tensor) -> Tensor:
@@ -92,8 +96,11 @@ class Masker:
         """Return images in :attr:`space` as model input."""
         if self.space == "normalised":
             return images.to(self.evidence.images.dtype)
-        # The margin makes up for the rounding of normalisation, which could cost a whole level.
-        return self.evidence.normalise((images * 255 + 1e-3).floor() / 255 if self.quantise else images)
+        if self.quantise:
+            # Apple's MPS has no double precision.
+            wide = images if images.device.type == "mps" else images.double()
+            images = ((wide * 255).floor() / 255).float()
+        return self.evidence.normalise(images)
 
     def masked(self, maps: Tensor, pair: Tensor, mode: str = "bicubic") -> Tensor:
         """Return model input (M, 3, H, W) masked by the min-maxed, upsampled ``maps`` (M, h, w).

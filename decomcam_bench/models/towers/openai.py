@@ -69,7 +69,7 @@ class ResNetTower(Tower):
         x = self.visual.stem(images)
         for block in self._blocks.values():
             x = block(x)
-        return self.visual.attnpool(x), surgery_of_pool(self.visual.attnpool, x, values)
+        return surgery_of_pool(self.visual.attnpool, x, values)
 
     def lacks(self, extra: str, layer: str) -> str:
         return "its image tower is a ResNet without attention between patches" if extra == "attentions" else ""
