@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,7 +122,8 @@ class EvidenceMaker:
         self.model, self.bank, self.batch_size, self.seed = model, bank, batch_size, seed
         self._checked: set[tuple[str, str]] = set()
         self._surgery: tuple[Backbone | None, dict[tuple[int, str], tuple[Tensor, Tensor]]] = (None, {})
-        self._gradients: tuple[Batch | None, dict[tuple[str, str], Tensor]] = (None, {})
+        self._gradients: tuple[Batch | None, dict[tuple[str, str, bool], Tensor]] = (None, {})
+        self._full: tuple[Backbone | None, dict[str, LayerState]] = (None, {})
 
     def evidence(
         self,
@@ -130,6 +132,7 @@ class EvidenceMaker:
         kind: str,
         needs: frozenset[str] = frozenset(),
         differentiated: str | None = None,
+        full_precision: bool = False,
     ) -> Evidence:
         """Return what the model saw of the pairs at a layer (empty: none).
 
@@ -137,11 +140,15 @@ class EvidenceMaker:
             kind: what images and activations are scored with.
             needs: of the methods that it is for; only the extras among them are given.
             differentiated: the score whose gradients are taken; ``kind`` if None.
+            full_precision: whether activations and gradients are float32 even in a run of half precision.
         """
         slope = differentiated or kind
         model, bank = self.model, self.bank
         count = len(batch.images)
+        full = full_precision and model.precision != "fp32" and bool(layer)
         state = batch.backbone.states[layer] if layer else LayerState(batch.images.new_zeros(count, 0, 1, 1))
+        if full:
+            state = self._full_state(batch, layer)
 
         def score(images: Tensor, pair: Tensor) -> Tensor:
             features = model.embed(images, "method_scored", unit=False)
@@ -173,7 +180,7 @@ class EvidenceMaker:
             images=batch.images,
             image_of=batch.image_of,
             image_activations=state.activations,
-            gradients_source=lambda: self._gradients_of(batch, layer, slope, state),
+            gradients_source=lambda: self._gradients_of(batch, layer, slope, state, full),
             score=score,
             score_images=score_images,
             head=head,
@@ -194,17 +201,27 @@ class EvidenceMaker:
             batch_size=self.batch_size,
         )
 
-    def _gradients_of(self, batch: Batch, layer: str, kind: str, state: LayerState) -> Tensor:
+    def _full_state(self, batch: Batch, layer: str) -> LayerState:
+        """Return the state of a layer in float32: one further backbone pass of a batch's images for all layers."""
+        if self._full[0] is not batch.backbone:
+            with self.model.full_precision():
+                states = self.model.backbone(batch.images, list(batch.backbone.states)).states
+            self._full = (batch.backbone, states)
+        return self._full[1][layer]
+
+    def _gradients_of(self, batch: Batch, layer: str, kind: str, state: LayerState, full: bool) -> Tensor:
         """Return the gradients of the batch at a layer, computed once for all methods that differentiate ``kind``."""
         if self._gradients[0] is not batch:
             self._gradients = (batch, {})
         kept = self._gradients[1]
-        if (layer, kind) not in kept:
-            kept[layer, kind] = self.model.gradients(
-                layer, state, batch.image_of, batch.class_ids, self.bank, kind, self.batch_size
-            )
-            self._check(layer, kind, kept[layer, kind], batch)
-        return kept[layer, kind]
+        if (layer, kind, full) not in kept:
+            with self.model.full_precision() if full else contextlib.nullcontext():
+                found = self.model.gradients(
+                    layer, state, batch.image_of, batch.class_ids, self.bank, kind, self.batch_size
+                )
+            self._check(layer, kind, found, batch)
+            kept[layer, kind, full] = found
+        return kept[layer, kind, full]
 
     def _surgery_features(self, batch: Batch, blocks: int, values: str) -> tuple[Tensor, Tensor]:
         """One pass of the batch's images, kept for the other pairs of the same images."""
@@ -275,7 +292,9 @@ class EvidenceMaker:
                     [batch.geometries[image] for image in batch.image_of.tolist()],
                     batch.region,
                 )
-                evidence = self.evidence(changed, layer, method.score, method.needs, method.differentiated)
+                evidence = self.evidence(
+                    changed, layer, method.score, method.needs, method.differentiated, method.full_precision
+                )
                 explanation = explained(method, evidence, [rank])[rank]
                 maps = explanation.maps((images.shape[-2], images.shape[-1]))
             self.model.passes.metric_scored += passes.backbone + passes.head + passes.method_scored

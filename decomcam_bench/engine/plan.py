@@ -389,7 +389,14 @@ def expected_passes(group: Group, open_cells: Sequence[PlannedCell], amount: Amo
         return total
     total.backbone = images
     shapes = group.model.layer_shapes(cell.layer for cell in open_cells if cell.layer)
-    gradients = {(cell.layer, cell.method.differentiated) for cell in open_cells if "gradients" in cell.method.needs}
+    half = group.model.precision != "fp32"
+    if half and any(cell.method.full_precision and cell.layer for cell in open_cells):
+        total.backbone += images
+    gradients = {
+        (cell.layer, cell.method.differentiated, half and cell.method.full_precision)
+        for cell in open_cells
+        if "gradients" in cell.method.needs
+    }
     attentions = {(cell.layer, cell.method.differentiated) for cell in open_cells if "attentions" in cell.method.needs}
     total.backward = total.head = pairs * (len(gradients) + len(attentions))
     for cells in shared_cells(open_cells):

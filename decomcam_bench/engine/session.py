@@ -160,15 +160,15 @@ class ModelSession:
                 by itself if None.
             tell: called with the first request of each group before it is answered.
         """
-        evidences: dict[tuple[str, str, str], Evidence] = {}
+        evidences: dict[tuple[str, str, str, bool], Evidence] = {}
         for group in sharing if sharing is not None else [[place] for place in range(len(requests))]:
             first = requests[group[0]]
             tell(first)
             share = _shared(first)
             if share not in evidences:
                 needs = [one.method.needs for one in requests if _shared(one) == share]
-                layer, kind, slope = share
-                evidences[share] = self.maker.evidence(batch, layer, kind, frozenset().union(*needs), slope)
+                layer, kind, slope, full = share
+                evidences[share] = self.maker.evidence(batch, layer, kind, frozenset().union(*needs), slope, full)
             watch = _Stopwatch(self.model.device)
             with torch.no_grad():
                 made = explained(first.method, evidences[share], [requests[place].rank for place in group])
@@ -211,9 +211,9 @@ def chunks(image_of: Sequence[int], batch_size: int) -> list[range]:
     return spans
 
 
-def _shared(request: Request) -> tuple[str, str, str]:
-    """Return what requests with the same evidence have in common: layer, score, and differentiated score."""
-    return request.layer, request.method.score, request.method.differentiated
+def _shared(request: Request) -> tuple[str, str, str, bool]:
+    """Return what requests with the same evidence have in common: layer, scores, and precision of activations."""
+    return request.layer, request.method.score, request.method.differentiated, request.method.full_precision
 
 
 def map_failures(maps: Tensor, explanation: Explanation) -> list[Failure | None]:

@@ -269,17 +269,23 @@ class _Session:
             region="box",
         )
         similarity = (backbone.embeddings @ self.bank.embeddings.T)[0].cpu().numpy()
-        evidences: dict[tuple[str, str, str, int], Evidence] = {}
+        evidences: dict[tuple[str, str, str, bool, int], Evidence] = {}
         done: dict[str, dict[int | None, Explanation]] = {}
         for one in asked:
             if one.shared in done:
                 continue
             method = one.method.reporting()
-            share = (one.layer, method.score, method.differentiated, one.setting.keys.seed)
+            share = (
+                one.layer,
+                method.score,
+                method.differentiated,
+                method.full_precision,
+                one.setting.keys.seed,
+            )
             if share not in evidences:
                 maker = EvidenceMaker(self.model, self.bank, self.batch_size, one.setting.keys.seed)
                 evidences[share] = maker.evidence(
-                    batch, one.layer, method.score, frozenset(EXTRAS), method.differentiated
+                    batch, one.layer, method.score, frozenset(EXTRAS), method.differentiated, method.full_precision
                 )
             ranks = [other.rank for other in asked if other.shared == one.shared]
             with torch.no_grad():

@@ -284,6 +284,8 @@ class Method(abc.ABC):
         ranked: whether :meth:`explain` depends on the rank.
         default_rank: the rank of a ranked method if none is asked for.
         nested: smaller ranks reuse the passes of the largest rank; otherwise each rank has its own.
+        full_precision: whether activations and gradients are computed in float32 whatever the precision of the
+            run, because the formula magnifies the rounding of half precision; masked images are not.
         repeatable: whether it can explain images other than those of the data set; maps that come
             from files cannot be computed again.
         score: what masked images are scored with, and what is differentiated unless there is a
@@ -302,6 +304,7 @@ class Method(abc.ABC):
     default_rank: ClassVar[int] = 10
     nested: ClassVar[bool] = True
     repeatable: ClassVar[bool] = True
+    full_precision: ClassVar[bool] = False
     uses_layer: ClassVar[bool] = True
     random: ClassVar[bool] = False
     version: ClassVar[int] = 1

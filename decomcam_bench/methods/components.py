@@ -293,6 +293,8 @@ class ClassMapComponents(ScoredComponents):
     gradient_score: str = "logits"
     channel_weights: str = "gradcam"
 
+    full_precision: ClassVar[bool] = True
+
     needs: ClassVar[frozenset[str]] = frozenset({"gradients", "score"})
 
     def __post_init__(self) -> None:

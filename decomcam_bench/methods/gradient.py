@@ -97,6 +97,7 @@ class GradCAMPlusPlus(GradientMethod):
     """sum_k w_k A_k with the weights of Chattopadhay et al. 2018, see :func:`channel_weights`."""
 
     id = "gradcam_pp"
+    full_precision: ClassVar[bool] = True
 
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         return weighted_sum(channel_weights(A, G, "gradcam++"), A)
@@ -111,6 +112,7 @@ class XGradCAM(GradientMethod):
     """
 
     id = "xgradcam"
+    full_precision: ClassVar[bool] = True
 
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
         weights = (G * A / (A.sum((2, 3), keepdim=True) + 1e-7)).sum((2, 3))

@@ -85,6 +85,7 @@ class EigenGradCAM(EigenCAM):
     """First principal component of G A, element by element (pytorch-grad-cam)."""
 
     id = "eigengradcam"
+    full_precision: ClassVar[bool] = True
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 

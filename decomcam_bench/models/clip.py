@@ -154,6 +154,15 @@ class ClipModel:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
 
+    @contextlib.contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Compute in float32 within the block."""
+        kept, self.precision = self.precision, "fp32"
+        try:
+            yield
+        finally:
+            self.precision = kept
+
     def prepare(self, images: Tensor) -> Tensor:
         """Normalised input (N, 3, H, W) on the device from uint8 (N, 3, H, W)."""
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)

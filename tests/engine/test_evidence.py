@@ -32,6 +32,11 @@ VIT = ("model=toyclip_vit", "model.weights=untrained")
             ("model=toyclip", "method=decomcam_difference", "rank=2"),
             {"backbone": (1, 0), "method_scored": (1, 2), "head": (0, 1), "backward": (0, 1)},
         ),
+        # In half precision some methods take activations and gradients in float32: a pass of their own for all layers.
+        (
+            (*VIT, "precision=bf16", "method=gradcam,xgradcam,eigengradcam", "layer=block0,block2"),
+            {"backbone": (2, 0), "head": (0, 4), "backward": (0, 4)},
+        ),
         # Methods that differentiate the same score share its gradients, whatever they score masked images with.
         (
             ("model=toyclip", "method=decomcam,decomcam_v1,gradcam", "rank=1", "method.gradient_score=logits"),

@@ -103,7 +103,7 @@ class Subject:
             region="box",
         )
         maker = EvidenceMaker(self.model, self.bank, 32, 0)
-        return maker.evidence(batch, name, method.score, method.needs, method.differentiated)
+        return maker.evidence(batch, name, method.score, method.needs, method.differentiated, method.full_precision)
 
     def explain(
         self, method: Method, layer: str = "", rank: int | None = None, text_of: Sequence[int] = TEXT_OF
