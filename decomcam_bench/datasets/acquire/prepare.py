@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,13 +13,16 @@ from tqdm import tqdm
 from decomcam_bench.core.errors import DataError
 from decomcam_bench.datasets.acquire.archives import unpack
 from decomcam_bench.datasets.acquire.catalogue import Archive, Variant
-from decomcam_bench.datasets.acquire.download import fetch, leftovers, verify_checksum
+from decomcam_bench.datasets.acquire.download import fetch_any, leftovers, page_title, verify_checksum
+from decomcam_bench.datasets.base import printable
 
 Say = Callable[[str], None]
 #: Files of an archive whose presence shows that it is still unpacked.
 WITNESSES = 20
 #: An archive may unpack to so many times what its variant takes on disk, and so many bytes more.
 SLACK, MARGIN = 4, 100_000_000
+#: Lines of a text file that are compared with the form they should have.
+LINES_CHECKED = 5
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Preparation:
         archives: a folder of archives that the user already has; read only.
         keep: keep fetched archives after unpacking.
         say: takes a line for the user.
+        pause: seconds before a lost connection is tried again; doubled each time.
     """
 
     root: Path
@@ -38,6 +43,7 @@ class Preparation:
     archives: Path | None = None
     keep: bool = False
     say: Say = print
+    pause: float = 1.0
 
     def run(self, variant: Variant) -> list[Archive]:
         """Does what can be done; returns the archives that the user has to get by hand.
@@ -119,18 +125,25 @@ class Preparation:
                 return file, False
         if archive.manual:
             return None, False
-        url = f"{self.mirror.rstrip('/')}/{archive.file_name}" if self.mirror else archive.url
+        urls = [f"{self.mirror.rstrip('/')}/{archive.file_name}"] if self.mirror else [archive.url, *archive.mirrors]
         target = self._store() / archive.file_name
         for name in (archive.file_name, *leftovers(archive.file_name)):
             self._own(self._store() / name)
-        self.say(f"{archive.file_name}: fetching {url} (about {archive.megabytes} MB)")
+        self.say(f"{archive.file_name}: fetching {urls[0]} (about {archive.megabytes} MB)")
         with tqdm(unit="B", unit_scale=True, desc=archive.file_name, leave=False, disable=None) as bar:
 
             def advance(done: int, total: int | None) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            file = fetch(url, target, archive.checksum, advance)
+            try:
+                file = fetch_any(urls, target, archive.checksum, advance, self.pause, self.say)
+                _check_lines(archive, file)
+            except DataError as error:
+                raise DataError(
+                    f"{error}; name another address with --mirror URL (URL/{archive.file_name} is fetched), or put the "
+                    f"file into {self._store()}"
+                ) from error
         self.say(f"{archive.file_name}: {self._verdict(archive)}")
         return file, True
 
@@ -141,6 +154,10 @@ class Preparation:
         )
 
     def _check(self, archive: Archive, file: Path) -> None:
+        with file.open("rb") as handle:
+            title = page_title(handle.read(20_000))
+        if title is not None:
+            raise DataError(f"{file}: a web page ('{title}'), not the archive; remove it")
         if not verify_checksum(file, archive.checksum):
             raise DataError(f"{file}: damaged or of another version, its checksum is not {archive.checksum}; remove it")
         self.say(f"{archive.file_name}: found at {file}, {self._verdict(archive)}")
@@ -178,3 +195,20 @@ class Preparation:
                 bar.update(done - bar.n)
 
             return unpack(file, folder, only, advance, most)
+
+
+def _check_lines(archive: Archive, file: Path) -> None:
+    """Refuse a text file whose first lines are not of the expected form, and remove it.
+
+    Raises:
+        DataError: naming the line.
+    """
+    if not archive.line:
+        return
+    with file.open("rb") as handle:
+        lines = handle.read(4096).decode("utf-8", "replace").splitlines()
+    for line in lines[: LINES_CHECKED if len(lines) > LINES_CHECKED else 1]:
+        if not re.fullmatch(archive.line, line.strip()):
+            file.unlink(missing_ok=True)
+            shown = printable(" ".join(line.split())[:60])
+            raise DataError(f"{archive.file_name}: begins with '{shown}', which is no line of it; nothing was kept")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from decomcam_bench.core.errors import DataError
-from decomcam_bench.datasets.acquire.download import fetch, verify_checksum
+from decomcam_bench.datasets.acquire.download import fetch, fetch_any, verify_checksum
 from tests.datasets.acquire.server import Files, serve
 
 BODY = random.Random(0).randbytes(300_000)
@@ -130,3 +130,39 @@ def test_verify_checksum(tmp_path: Path) -> None:
     assert verify_checksum(tmp_path / "a", MD5)
     assert verify_checksum(tmp_path / "a", "")
     assert not verify_checksum(tmp_path / "a", SHA256[:-1] + ("0" if SHA256[-1] != "0" else "1"))
+
+
+def test_the_first_address_that_has_the_file_serves(files: Files, tmp_path: Path) -> None:
+    told: list[str] = []
+    urls = [
+        "http://127.0.0.1:9/a.tar",
+        f"{files.url}/absent",
+        f"{files.url}/page",
+        f"{files.url}/other",
+        f"{files.url}/a.tar",
+    ]
+    files.content["/page"] = b"\n<!DOCTYPE html><html><head><title>Access\n denied</title></head></html>"
+    files.content["/other"] = BODY[::-1]
+    fetch_any(urls, tmp_path / "a.tar", MD5, pause=0, say=told.append)
+    assert (tmp_path / "a.tar").read_bytes() == BODY
+    assert _left(tmp_path) == {"a.tar"}
+    assert ["refused" in told[0], "404" in told[1], "checksum" in told[3]] == [True] * 3
+    assert (
+        told[2] == f"{files.url}/page: a web page ('Access denied') came in place of the file; trying the next address"
+    )
+
+
+def test_every_address_is_named_when_none_has_the_file(files: Files, tmp_path: Path) -> None:
+    files.content["/page"] = b"<html>no title</html>"
+    with pytest.raises(
+        DataError, match=r"absent: the server says 404 .*; .*page: a web page \('without a title'\) came"
+    ):
+        fetch_any([f"{files.url}/absent", f"{files.url}/page"], tmp_path / "a.tar", pause=0)
+    assert _left(tmp_path) == set()
+
+
+def test_halves_of_two_files_are_not_joined_without_a_checksum(files: Files, tmp_path: Path) -> None:
+    files.content["/b.tar"], files.etag = BODY[::-1], ""
+    files.cut = [100_000, 0]
+    fetch_any([f"{files.url}/b.tar", f"{files.url}/a.tar"], tmp_path / "a.tar", pause=0)
+    assert (tmp_path / "a.tar").read_bytes() == BODY
