@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from decomcam_bench.config import registry
+from decomcam_bench.config import models, registry
 from decomcam_bench.config.overrides import GROUPS
 from decomcam_bench.core.errors import ConfigError, did_you_mean, unknown
 
@@ -22,7 +22,7 @@ class Chosen:
     """One choice of a group as it was named.
 
     Attributes:
-        word: as typed: a name, ``module:Class``, or an architecture of open_clip.
+        word: as typed: a name, ``module:Class``, or a model as :mod:`decomcam_bench.config.models` names it.
         config: ``name``, ``impl`` and options.
         preset: options that the word itself sets.
     """
@@ -55,8 +55,8 @@ def choose(group: str, word: str) -> Chosen:
     Raises:
         ConfigError: for a word that names none.
     """
-    if group == "model" and ":" not in word and word not in registry.names(group):
-        return _architecture(word)
+    if group == "model" and word not in registry.names(group) and models.is_name(word):
+        return Chosen("model", word, registry.read("model", "openclip"), models.options_of(word))
     config = registry.read(group, word)
     if "impl" not in config:
         raise ConfigError(f"{group}={word}: its YAML names no class; add impl: package.module:Class")
@@ -74,19 +74,6 @@ def _defaults(found: type) -> dict[str, Any]:
         if f.init and f.default is not MISSING and f.name not in registry.DESCRIPTIVE
     }
     return {**descriptive, **plain}
-
-
-def _architecture(word: str) -> Chosen:
-    """Let ``model=ViT-B-16`` name an architecture of open_clip that has no YAML of its own."""
-    import open_clip
-
-    known, architectures = registry.names("model"), open_clip.list_models()
-    if word not in architectures:
-        raise ConfigError(
-            f"unknown model '{word}'{did_you_mean(word, [*known, *architectures])}; valid: {', '.join(known)}, or an "
-            f"architecture of open_clip (`decomcam-bench list architectures` names them)"
-        )
-    return Chosen("model", word, registry.read("model", "openclip"), {"arch": word})
 
 
 class Options:

@@ -131,7 +131,7 @@ def _reopen(group: Group, cells: Sequence[CellState], fresh: bool, retry_failed:
     def can_go(position: int) -> bool:
         if position not in mended:
             index = group.selection.indices[position]
-            mended[position] = not load(group.dataset, index, group.model.input_size, group.source.geometry).error
+            mended[position] = not load(group.dataset, index, group.view).error
         return mended[position]
 
     for cell in cells:
@@ -179,8 +179,7 @@ def _sweep(group: Group, cells: Sequence[CellState], keys: RunKeys, result: RunR
     loaded = feed(
         group.dataset,
         [[group.selection.indices[position] for position in batch] for batch in batches],
-        group.model.input_size,
-        group.source.geometry,
+        group.view,
         keys.workers,
     )
     before = group.model.passes.as_dict()

@@ -52,7 +52,7 @@ class Evaluator:
         self.group, self.writer, self.keys, self.beside, self.tell = group, writer, keys, beside, tell
         self.cells = writer.cells
         self.session = ModelSession(
-            group.model, group.bank, group.source.geometry, group.dataset.region, keys.batch_size, group.seed
+            group.model, group.bank, group.view, group.dataset.region, keys.batch_size, group.seed
         )
         plans = [cell.plan for cell in self.cells]
         places = {id(plan): place for place, plan in enumerate(plans)}

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from decomcam_bench.core.reasons import Failure, Reason
 from decomcam_bench.datasets.base import Dataset, Sample
-from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.models.geometry import View
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Loaded:
         return self.error or (str(problems[0]) if problems else "")
 
 
-def load(dataset: Dataset, index: int, size: int, mode: str) -> Loaded:
+def load(dataset: Dataset, index: int, view: View) -> Loaded:
     """Return image ``index`` of a data set at the model's input size, or why there is none."""
     sample = dataset.sample(index)
     if sample.error:
@@ -58,15 +58,15 @@ def load(dataset: Dataset, index: int, size: int, mode: str) -> Loaded:
         expected = f"{sample.width} x {sample.height}"
         why = f"{sample.image_id}: image is {width} x {height}, its annotation says {expected}"
         return Loaded(index, sample, None, Failure(Reason.UNREADABLE_IMAGE, why))
-    return Loaded(index, sample, Geometry(width, height, size, mode).to_input(image))
+    return Loaded(index, sample, view.of(width, height).to_input(image))
 
 
 class _Images(torch.utils.data.Dataset[Loaded]):
-    def __init__(self, dataset: Dataset, size: int, mode: str) -> None:
-        self.dataset, self.size, self.mode = dataset, size, mode
+    def __init__(self, dataset: Dataset, view: View) -> None:
+        self.dataset, self.view = dataset, view
 
     def __getitem__(self, index: int) -> Loaded:
-        return load(self.dataset, index, self.size, self.mode)
+        return load(self.dataset, index, self.view)
 
 
 def worker_count(wanted: int | None) -> int:
@@ -78,11 +78,11 @@ def worker_count(wanted: int | None) -> int:
 
 
 def feed(
-    dataset: Dataset, batches: Sequence[Sequence[int]], size: int, mode: str, workers: int | None = None
+    dataset: Dataset, batches: Sequence[Sequence[int]], view: View, workers: int | None = None
 ) -> Iterator[list[Loaded]]:
     """Yield the images of each batch of positions, decoded ahead of use."""
     loader: DataLoader[Loaded] = DataLoader(
-        _Images(dataset, size, mode),
+        _Images(dataset, view),
         batch_sampler=[list(batch) for batch in batches],
         num_workers=min(worker_count(workers), len(batches)),
         collate_fn=_as_list,

@@ -21,6 +21,7 @@ from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
 from decomcam_bench.models.base import ModelSource
 from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_device
+from decomcam_bench.models.geometry import View
 from decomcam_bench.store.reader import cell_code, metric_code
 from decomcam_bench.store.schema import CellInfo, MetricInfo, key_of, plain, shard_size
 from decomcam_bench.store.store import MAPS, RECORDS, Store
@@ -91,6 +92,11 @@ class Group:
     @property
     def label(self) -> str:
         return f"{self.dataset.name} x {self.source.name}"
+
+    @property
+    def view(self) -> View:
+        """How the model sees images."""
+        return self.source.view(self.model.input_size)
 
     @property
     def images(self) -> int:

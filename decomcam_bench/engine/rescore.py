@@ -14,7 +14,6 @@ from decomcam_bench.engine.plan import Group, PlannedMetric
 from decomcam_bench.engine.records import PAIR, Row, frame, judged, record, view_of
 from decomcam_bench.engine.state import CellState
 from decomcam_bench.metrics.base import Fail, MapMetric, PairMap, Work
-from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.store.maps import CHUNK, SavedMaps, read_maps, work_of
 from decomcam_bench.store.store import RECORDS, Shard, seal
 
@@ -90,6 +89,6 @@ def _view(
 ) -> PairMap:
     sample = group.dataset.sample(group.selection.indices[row["position"]])
     target = next(target for target in sample.targets if target.class_id == row["class_id"])
-    geometry = Geometry(sample.width, sample.height, group.model.input_size, group.source.geometry)
+    geometry = group.view.of(sample.width, sample.height)
     classes = tuple(t.class_id for t in sample.targets)
     return view_of(geometry, saliency, target, classes, work, native, mode)

@@ -18,7 +18,7 @@ from decomcam_bench.datasets.base import Target
 from decomcam_bench.engine.evidence import Batch, EvidenceMaker
 from decomcam_bench.methods.base import Evidence, Explanation, Method, explained
 from decomcam_bench.models.clip import ClipModel, TextBank
-from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.models.geometry import View
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ModelSession:
     Args:
         model: on its device.
         bank: embeddings of the texts.
-        geometry: ``squash`` or ``crop``: how an image becomes the model's input.
+        view: how an image becomes the model's input.
         region: ``box`` or ``mask``: the annotation that the oracle control draws.
         batch_size: most images, or pairs, through the model at a time.
         seed: of methods that draw at random.
@@ -95,12 +95,12 @@ class ModelSession:
         self,
         model: ClipModel,
         bank: TextBank,
-        geometry: str,
+        view: View,
         region: str = "box",
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        self.model, self.bank, self.geometry, self.region = model, bank, geometry, region
+        self.model, self.bank, self.view, self.region = model, bank, view, region
         self.batch_size = batch_size
         self.maker = EvidenceMaker(model, bank, batch_size, seed)
 
@@ -124,7 +124,7 @@ class ModelSession:
             return
         images = self.model.prepare(torch.from_numpy(np.stack([picture.pixels for picture in pictures])))
         backbone = self.model.backbone(images, sorted(set(layers) - {""}))
-        geometries = [Geometry(p.width, p.height, self.model.input_size, self.geometry) for p in pictures]
+        geometries = [self.view.of(p.width, p.height) for p in pictures]
         names = [picture.image_id for picture in pictures]
         for span in chunks([slot for slot, _ in pairs], self.batch_size):
             chunk = pairs[span.start : span.stop]

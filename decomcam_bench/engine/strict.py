@@ -45,7 +45,7 @@ def refuse_sealed(group: Group, cells: Sequence[CellState]) -> None:
         for position in group.positions(shard):
             index = group.selection.indices[position]
             if position in failed:
-                image = load(group.dataset, index, group.model.input_size, group.source.geometry)
+                image = load(group.dataset, index, group.view)
             else:
                 image = Loaded(index, group.dataset.sample(index), None)
             flaw = image.sample.error or image.flaw

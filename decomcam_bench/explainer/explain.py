@@ -35,7 +35,6 @@ from decomcam_bench.explainer.figures import draw
 from decomcam_bench.explainer.files import check_path, save_figure, writing
 from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method, explained, upsample
 from decomcam_bench.models.clip import ClipModel, TextBank, resolve_device
-from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.store.store import key_of
 
 #: Keys of a run that mean something for a single picture.
@@ -249,7 +248,7 @@ class _Session:
         self.bank: TextBank = self.model.text_bank([[text] for text in texts], empty=[""])
         self.texts, self.name, self.batch_size = texts, name, config.keys.batch_size
         height, width = picture.shape[:2]
-        self.geometry = Geometry(width, height, self.model.input_size, source.geometry)
+        self.geometry = source.view(self.model.input_size).of(width, height)
         self.images = self.model.prepare(torch.from_numpy(self.geometry.to_input(picture))[None])
 
     def answers(self, settings: Sequence[Setting]) -> list[Answer]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from decomcam_bench.core.validation import check_choice
-from decomcam_bench.models.clip import ClipModel
-from decomcam_bench.models.geometry import MODES
+from decomcam_bench.models.clip import ClipModel, Outline
+from decomcam_bench.models.geometry import MODES, View
 
 
 @dataclass
@@ -22,9 +22,10 @@ class ModelSource(abc.ABC):
 
     Attributes:
         geometry: ``squash`` or ``crop``, see :class:`~decomcam_bench.models.geometry.Geometry`.
-        layer: the layer that ``layer=null`` means; empty for the tower's own default.
+        layer: the layer used if ``layer=null``; empty for the tower's own default.
         id: stable name of the class in cell keys, whatever file holds it; the class's name if empty.
-        version: bump it when preprocessing, towers or geometry change the maps: it is part of the cell key.
+        version: part of the cell key; bump it when preprocessing, towers or geometry change the maps.
+        geometries: valid values of ``geometry``.
         untrained: options that give the same architecture random weights.
     """
 
@@ -34,26 +35,54 @@ class ModelSource(abc.ABC):
 
     id: ClassVar[str] = ""
     version: ClassVar[int] = 2
+    geometries: ClassVar[tuple[str, ...]] = MODES
     untrained: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
-        check_choice("model.geometry", self.geometry, MODES)
+        check_choice("model.geometry", self.geometry, self.geometries)
+
+    @property
+    def mode(self) -> str:
+        """How images become square: ``squash`` or ``crop``."""
+        return self.geometry
+
+    @property
+    def resampling(self) -> str:
+        """Interpolation of resized images: ``bicubic``, ``bilinear`` or ``nearest``."""
+        return "bicubic"
+
+    def view(self, size: int) -> View:
+        """Return how the model sees images, given the side of its input."""
+        return View(size, self.mode, self.resampling)
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What decides the maps: architecture, weights hash, geometry. Reads the weights file.
+        """Return what decides the maps: architecture, hash of the weights, preprocessing. Reads the weights file.
 
         Raises:
-            ModelError: when the architecture is unknown or the weights cannot be had.
+            ModelError: if the architecture is unknown or the weights cannot be had.
         """
 
     @abc.abstractmethod
     def load(self, device: str, precision: str) -> ClipModel:
-        """The model on a device. Raises as :meth:`identity`."""
+        """Load the model onto a device. Raises as :meth:`identity`."""
+
+    def outline(self) -> Outline:
+        """Return the image tower and its input size, for planning; takes no weights where the class can do without.
+
+        Raises:
+            ModelError: if the architecture is unknown or not supported.
+        """
+        model = self.load("cpu", "fp32")
+        return Outline(model.tower, model.input_size)
+
+    def remarks(self) -> list[str]:
+        """Return lines for the user about choices that were made for want of information."""
+        return []
 
 
 def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file, its first 16 hexadecimal digits."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

@@ -109,6 +109,29 @@ def _half_scale(gradients: Tensor) -> Tensor:
     return torch.where(exponent.isfinite(), torch.exp2(8.0 - exponent.clamp(-100, 100)), 1.0)
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a model without its weights.
+
+    Attributes:
+        tower: the image tower, its parameters possibly on the meta device.
+        input_size: side of the square input.
+    """
+
+    tower: Tower
+    input_size: int
+
+    def layer_shapes(self, layers: Iterable[str] | None = None) -> dict[str, tuple[int, int, int]]:
+        """Return (channels, height, width) of layers by their canonical names; of all that are listed by default."""
+        names = list(self.tower.layers if layers is None else dict.fromkeys(layers))
+        device = next((p.device for p in self.tower.visual.parameters()), torch.device("cpu"))
+        blank = torch.zeros(1, 3, self.input_size, self.input_size, device=device)
+        with torch.no_grad():
+            _, states = self.tower.forward(blank, names)
+        shapes = {name: states[name].activations.shape for name in names}
+        return {name: (shape[1], shape[2], shape[3]) for name, shape in shapes.items()}
+
+
 class ClipModel:
     """A CLIP on a device.
 
@@ -336,11 +359,7 @@ class ClipModel:
 
     def layer_shapes(self, layers: Iterable[str] | None = None) -> dict[str, tuple[int, int, int]]:
         """Return (channels, height, width) of layers by their canonical names; of all that are listed by default."""
-        names = list(self.tower.layers if layers is None else dict.fromkeys(layers))
-        blank = torch.zeros(1, 3, self.input_size, self.input_size, device=self.device)
-        with torch.no_grad():
-            _, states = self.tower.forward(blank, names)
-        return {name: tuple(states[name].activations.shape[1:]) for name in names}  # type: ignore[misc]
+        return Outline(self.tower, self.input_size).layer_shapes(layers)
 
 
 def resolve_device(name: str) -> str:

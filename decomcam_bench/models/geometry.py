@@ -18,7 +18,13 @@ from decomcam_bench.core.validation import check_choice
 MODES = ("squash", "crop")
 #: Pixels up to which a picture is resized as a whole before it is cropped, as CLIP's preprocessing does.
 _LARGEST_STRIP = 20_000_000
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
+#: Interpolations that the weights of a model may ask for.
+INTERPOLATIONS = tuple(_RESAMPLING)
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,14 @@ class Geometry:
         size: side of the model's square input.
         mode: ``squash`` (both sides to ``size``, nothing lost, as gScoreCAM) or ``crop`` (shorter
             side to ``size``, centre crop, as CLIP's own preprocessing).
+        interpolation: of resizing the image: ``bicubic``, ``bilinear`` or ``nearest``.
     """
 
     width: int
     height: int
     size: int
     mode: str = "squash"
+    interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
         check_choice("model.geometry", self.mode, MODES)
@@ -62,9 +70,9 @@ class Geometry:
         scale_x, scale_y = self.width / width, self.height / height
         return x * scale_x, y * scale_y, (x + self.size) * scale_x, (y + self.size) * scale_y
 
-    def to_input(self, image: np.ndarray, interpolation: str = "bicubic") -> np.ndarray:
+    def to_input(self, image: np.ndarray) -> np.ndarray:
         """The model's input as uint8 (3, size, size), from RGB uint8 (height, width, 3)."""
-        array = self._input_of(Image.fromarray(image), _RESAMPLING[interpolation])
+        array = self._input_of(Image.fromarray(image), _RESAMPLING[self.interpolation])
         return np.ascontiguousarray(array.transpose(2, 0, 1))
 
     def map_to_input(self, saliency: np.ndarray) -> np.ndarray:
@@ -110,6 +118,19 @@ class Geometry:
         columns = np.clip(((centres + x) * self.width / width).astype(np.int64), 0, self.width - 1)
         rows = np.clip(((centres + y) * self.height / height).astype(np.int64), 0, self.height - 1)
         return mask[rows[:, None], columns[None, :]]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model sees images of any size: the attributes of :class:`Geometry` that all of them share."""
+
+    size: int
+    mode: str = "squash"
+    interpolation: str = "bicubic"
+
+    def of(self, width: int, height: int) -> Geometry:
+        """Return the geometry of images of one size."""
+        return Geometry(width, height, self.size, self.mode, self.interpolation)
 
 
 @dataclass(frozen=True)

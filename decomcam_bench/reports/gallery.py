@@ -267,7 +267,7 @@ def _explain(
     indices = [group.selection.indices[position] for position in positions]
     maker = EvidenceMaker(model, group.bank, 16, group.seed)
     found: dict[tuple[int, int], _Explained] = {}
-    images = feed(dataset, [[index] for index in indices], model.input_size, group.source.geometry, 0)
+    images = feed(dataset, [[index] for index in indices], group.view, 0)
     kept = _Kept(store, group.images)
     size = (model.input_size, model.input_size)
     for position, (loaded,) in zip(positions, images, strict=True):
@@ -282,7 +282,7 @@ def _explain(
             batch = _batch(group, loaded, targets, sorted({cell.layer for cell in left.values() if cell.layer}))
             with torch.no_grad():
                 made |= {key: _explanation(cell, maker, batch) for key, cell in left.items()}
-        geometry = Geometry(loaded.sample.width, loaded.sample.height, model.input_size, group.source.geometry)
+        geometry = group.view.of(loaded.sample.width, loaded.sample.height)
         picture = dataset.load_image(loaded.index)
         for pair, target in enumerate(targets):
             found[position, target.class_id] = _Explained(
@@ -344,7 +344,7 @@ def _batch(group: Group, loaded: Loaded, targets: list[Target], layers: Sequence
         torch.tensor([target.class_id for target in targets], dtype=torch.long, device=model.device),
         [sample.image_id],
         targets,
-        [Geometry(sample.width, sample.height, model.input_size, group.source.geometry)],
+        [group.view.of(sample.width, sample.height)],
         group.dataset.region,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -35,11 +35,13 @@ class Tower(abc.ABC):
     """An image tower of CLIP that can be split at named layers.
 
     Attributes:
+        visual: the module of open_clip.
         kind: a short name of the family, shown by ``list models --all``.
         default_layer: the layer used unless the user or the model's YAML names another.
         points: names of the places inside a layer where it can be read, the default place first.
     """
 
+    visual: Any
     kind: ClassVar[str]
     default_layer: str
     points: tuple[str, ...] = ()
