@@ -35,6 +35,7 @@ from decomcam_bench.models.clip import ClipModel, Outline
 from decomcam_bench.models.preprocessing import Preprocessing, agreed
 from decomcam_bench.models.towers import tower_of
 
+Tokenizer = Callable[[Sequence[str]], Tensor]
 CONFIG_NAME = "open_clip_config.json"
 #: Weights that open_clip looks for in a folder or a repository, the preferred first.
 _WEIGHTS = (
@@ -377,13 +378,16 @@ class OpenClip(ModelSource):
                 f"connect to the network once"
             ) from error
 
-    def _tokenizer(self, config: dict[str, Any]) -> Callable[[Sequence[str]], Tensor]:
+    def _tokenizer(self, config: dict[str, Any]) -> Tokenizer:
         text = config["text_cfg"]
         if self._random and self._config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"):
             return standins.tokenizer_for(text)
         try:
             with quiet():
-                return hub.cache_first(lambda: open_clip.get_tokenizer(self.arch, cache_dir=self.cache_dir or None))
+                tokenizer: Tokenizer = hub.cache_first(
+                    lambda: open_clip.get_tokenizer(self.arch, cache_dir=self.cache_dir or None)
+                )
+                return tokenizer
         except hub.HubError as error:
             raise ModelError(
                 f"model {self._title}: its tokenizer ({text.get('hf_tokenizer_name')}) cannot be had ({error}); "
