@@ -14,7 +14,7 @@ from typing import Any
 
 from decomcam_bench.config import models, registry
 from decomcam_bench.config.overrides import GROUPS
-from decomcam_bench.core.errors import ConfigError, did_you_mean, unknown
+from decomcam_bench.core.errors import ConfigError, did_you_mean, listed, unknown
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ class Options:
 
 
 def _no_option(key: str, chosen: str, option: str, valid: Sequence[str]) -> str:
-    return f"{key}: {chosen} has no option '{option}'{did_you_mean(option, valid)}; valid: {', '.join(valid)}"
+    verb = "have" if ", " in chosen else "has"
+    return f"{key}: {chosen} {verb} no option '{option}'{did_you_mean(option, valid)}; valid: {listed(valid, option)}"
 
 
 def _parts(key: str) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from decomcam_bench.config import registry
-from decomcam_bench.config.overrides import GROUPS, read_overrides
+from decomcam_bench.config.overrides import GROUPS, check_blanks, read_overrides
 from decomcam_bench.core.errors import ConfigError
 
 #: Values by key.
@@ -39,6 +39,7 @@ def read_blocks(words: Sequence[str], depth: int = 0) -> list[Values]:
     """
     files: list[Values] = [{}]
     typed: Values = {}
+    check_blanks(words)
     for word in words:
         if word.startswith("@"):
             more = _read_file(word[1:], depth)

@@ -7,6 +7,7 @@ any other value that the grammar cannot read and that opens no bracket or quote.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from decomcam_bench.config import registry
-from decomcam_bench.core.errors import ConfigError
+from decomcam_bench.core.errors import ConfigError, listed
 
 #: Groups of choices, in the order in which they are composed.
 GROUPS = ("dataset", "model", "method", "metric")
@@ -97,7 +98,7 @@ def _swept(key: str, override: Override, word: str) -> list[Any]:
         names = registry.names(key) if key in GROUPS else []
         found = [name for name in names if _globbed(name, glob)]
         if not found:
-            valid = f"; valid: {', '.join(names)}" if names else "; only groups of choices take a glob"
+            valid = f"; valid: {listed(names, glob.include[0])}" if names else "; only groups of choices take a glob"
             raise ConfigError(f"'{word}': matches nothing{valid}")
         return found
     return [_scalar(text) for text in override.sweep_string_iterator()]
@@ -202,3 +203,15 @@ def check_repeated(words: Iterable[str]) -> None:
         key, text = split_override(word)
         if seen.setdefault(key, text) != text:
             raise ConfigError(f"{key}= is given twice; to sweep write {key}={seen[key]},{text}")
+
+
+def check_blanks(words: Sequence[str]) -> None:
+    """Refuse ``method=a, b`` and ``method = a``, which a shell hands on in pieces.
+
+    Raises:
+        ConfigError: with the words put together.
+    """
+    for before, after in itertools.pairwise(words):
+        torn = "=" not in after or after.startswith("=") or "=" not in before.rstrip("=")
+        if torn and (before.endswith((",", "=")) or after.startswith((",", "=")) or after == "="):
+            raise ConfigError(f"'{before} {after}': no blanks around commas and equals signs; write {before}{after}")

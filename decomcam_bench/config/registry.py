@@ -25,6 +25,13 @@ from decomcam_bench.core.fingerprint import PACKAGE, reached, source_digest, sou
 
 #: Keys of a YAML that describe the choice and are no parameter of its class.
 DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics")
+#: What the classes of a group derive from.
+_BASES = {
+    "dataset": "datasets.base.Dataset",
+    "model": "models.base.ModelSource",
+    "method": "methods.base.Method",
+    "metric": "metrics.base.Metric",
+}
 #: Groups whose choices are classes.
 RUNNABLE = ("dataset", "model", "method", "metric")
 
@@ -101,6 +108,9 @@ def implementation(group: str, path: str) -> type:
         raise ConfigError(f"{group}.impl={path}: '{module_name}' raises {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and is_dataclass(found)):
         raise ConfigError(f"{group}.impl={path}: not a dataclass; its fields are the options of a {group}")
+    base = _BASES.get(group, "")
+    if base and f"{PACKAGE}.{base}" not in {f"{cls.__module__}.{cls.__name__}" for cls in found.__mro__}:
+        raise ConfigError(f"{group}.impl={path}: no subclass of {PACKAGE}.{base}")
     _imported[group, identifier(found)] = found
     return found
 
@@ -159,6 +169,18 @@ def installed(group: str, wanted: str, name: str = "") -> type | None:
     return None
 
 
+#: What OmegaConf says of a type, and how people say it.
+_TYPE_WORDS = {
+    "to Integer": "a whole number",
+    "of type 'int'": "a whole number",
+    "to Float": "a number",
+    "of type 'float'": "a number",
+    "valid bool": "true or false",
+    "of type 'bool'": "true or false",
+    "ListConfig": "a list, such as [a,b]",
+    "to String": "a text",
+    "of type 'str'": "a text",
+}
 #: Classes that were imported by this process, by group and id.
 _imported: dict[tuple[str, str], type] = {}
 #: Digests of modules from elsewhere and what they import, when they were imported.
@@ -216,7 +238,29 @@ def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(unknown(f"key of {group} {config.get('name', '')}", str(error.key), fields)) from error
     except OmegaConfBaseException as error:
         value = given.get(str(error.key), "")
-        raise ConfigError(f"{group}.{error.full_key}={value}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{group}.{error.full_key}={_typed(value)}: {type_words(error)}") from error
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed."""
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, list)
+        else str(value)
+    )
+
+
+def type_words(error: Exception) -> str:
+    """Return in plain words what is wrong with a value's type.
+
+    Args:
+        error: of OmegaConf.
+    """
+    text = str(error).splitlines()[0]
+    for sign, words in _TYPE_WORDS.items():
+        if sign in text:
+            return f"must be {words}"
+    return text
 
 
 def build(group: str, config: Mapping[str, Any]) -> Any:

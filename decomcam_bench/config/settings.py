@@ -71,6 +71,8 @@ class RunKeys:
             raise ConfigError("results=: name a folder for the store")
 
 
+#: How a switch is written.
+_SWITCHES = ("true", "false", "yes", "no", "on", "off", "1", "0")
 #: Plain keys that are part of a setting, and so may take several values in one run.
 SWEPT_KEYS = ("layer", "rank", "limit", "seed", "precision")
 
@@ -229,12 +231,15 @@ def resolved(config: RunConfig) -> str:
 def _run_keys(values: Mapping[str, Any]) -> RunKeys:
     """Checks types against :class:`RunKeys` on top of ``configs/config.yaml``."""
     base = {name: value for name, value in _base().items() if name not in GROUPS}
+    for key, value in values.items():
+        if isinstance(getattr(RunKeys, key), bool) and str(value).lower() not in _SWITCHES:
+            raise ConfigError(f"{key}={value}: must be true or false")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(RunKeys), base, dict(values))
         return RunKeys(**OmegaConf.to_container(merged))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         key = str(error.full_key or error.key)
-        raise ConfigError(f"{key}={values.get(key)}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{key}={values.get(key)}: {registry.type_words(error)}") from error
 
 
 @cache

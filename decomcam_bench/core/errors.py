@@ -7,7 +7,10 @@ one line (what, which value, remedy) and exits with :attr:`~UserError.exit_statu
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+#: Names that a message lists, at most, and those that it lists of more.
+MOST_NAMES, NEAREST = 24, 8
 
 
 class UserError(Exception):
@@ -60,8 +63,14 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
 
 
 def unknown(kind: str, word: str, valid: Iterable[str]) -> str:
-    """One line that refuses ``word`` and names the valid ones (the nearest, where they are many)."""
+    """Return one line that refuses ``word`` and names the valid ones (the nearest, where they are many)."""
     names = list(valid)
-    shown = names if len(names) <= 40 else nearest(word, names, 8) or names[:8]
-    more = f", ... ({len(names)} in all)" if len(shown) < len(names) else ""
-    return f"unknown {kind} '{word}'{did_you_mean(word, names)}; valid: {', '.join(shown)}{more}"
+    return f"unknown {kind} '{word}'{did_you_mean(word, names)}; valid: {listed(names, word)}"
+
+
+def listed(names: Sequence[str], word: str = "") -> str:
+    """Return names for a message: all, or of many those nearest to ``word``."""
+    if len(names) <= MOST_NAMES:
+        return ", ".join(names)
+    shown = nearest(word, names, NEAREST) or names[:NEAREST]
+    return f"{', '.join(shown)}, ... ({len(names)} in all)"
