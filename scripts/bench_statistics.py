@@ -17,7 +17,8 @@ from decomcam_bench.metrics.boxes import MaxBoxAcc
 from decomcam_bench.metrics.energy import Energy
 from decomcam_bench.metrics.pointing import PointingGame
 from decomcam_bench.metrics.pxap import PxAP
-from decomcam_bench.stats.statistics import bootstrap, compare
+from decomcam_bench.stats.comparison import compare
+from decomcam_bench.stats.intervals import intervals as intervals_of
 
 
 def simulated(count: int, images: int, classes: int, seed: int) -> pd.DataFrame:
@@ -55,7 +56,7 @@ def main() -> None:
         started = time.perf_counter()
         sums = metric.image_sums(records)
         prepared, busy = time.perf_counter(), time.process_time()
-        intervals = bootstrap(sums, arguments.resamples)
+        intervals = intervals_of(sums, None, arguments.resamples)
         done, spent = time.perf_counter(), time.process_time() - busy
         column, interval = next(iter(intervals.items()))
         print(

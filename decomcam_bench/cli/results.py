@@ -72,7 +72,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _warn(arguments: argparse.Namespace) -> None:
     """Says which of the cells are not finished."""
-    from decomcam_bench.tables.tables import notes
+    from decomcam_bench.tables.cells import notes
     from decomcam_bench.tables.upkeep import find_cell
 
     keys = [find_cell(arguments.results, key).key for key in arguments.keys] or None
@@ -84,7 +84,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     from decomcam_bench.core.errors import ConfigError
     from decomcam_bench.gate.regression import differences
     from decomcam_bench.tables import upkeep as housekeeping
-    from decomcam_bench.tables.tables import markdown
+    from decomcam_bench.tables.formats import markdown
 
     if arguments.images < 0:
         raise ConfigError(f"--images {arguments.images}: must be at least 0")

@@ -63,7 +63,8 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench import api
     from decomcam_bench.config.overrides import check_repeated
     from decomcam_bench.tables import layout
-    from decomcam_bench.tables.tables import load_table, notes, render
+    from decomcam_bench.tables.cells import notes
+    from decomcam_bench.tables.tables import load_table, render
 
     check_repeated(arguments.overrides)
     if arguments.dry_run:
@@ -72,7 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
         return 0
     result = api.run(*arguments.overrides, fresh=arguments.fresh, retry_failed=arguments.retry_failed)
     _tell(result)
-    table = load_table(result.results, result.keys)
+    table = load_table(result.results, result.keys, note=log.warning)
     shown = table.drop(columns=[name for name in layout.numbers(table) if name not in result.numbers])
     if arguments.json:
         print(json.dumps(_as_json(result, shown), indent=2))

@@ -45,7 +45,13 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--pivot", metavar="NAME", help="spread a label over columns, e.g. dataset")
     shape.add_argument("--sort", metavar="NAMES", help="sort by columns; --sort=-NAME for descending")
     sure = parser.add_argument_group("how sure the numbers are")
-    sure.add_argument("--intervals", action="store_true", help="95 %% intervals by resampling images")
+    sure.add_argument(
+        "--failure",
+        choices=("worst", "drop", "common"),
+        help="what pairs without a usable map count as, instead of each metric's own choice (a miss): left out (drop), "
+        "or left out for every method (common)",
+    )
+    sure.add_argument("--intervals", action="store_true", help="95 %% intervals over images")
     sure.add_argument(
         "--reference",
         metavar="METHOD",
@@ -63,7 +69,8 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.core.errors import StoreError
     from decomcam_bench.store.store import Store
-    from decomcam_bench.tables.tables import notes, render
+    from decomcam_bench.tables.cells import notes
+    from decomcam_bench.tables.tables import render
 
     if not Store(arguments.results).cells():
         raise StoreError(f"--results {arguments.results}: no results there; `decomcam-bench run` makes some")
@@ -77,6 +84,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def shaped(arguments: argparse.Namespace) -> pd.DataFrame:
     """The table that the options of :func:`add_shape` ask for."""
     from decomcam_bench.tables import layout
+    from decomcam_bench.tables.cells import labels_of
     from decomcam_bench.tables.tables import load_table
 
     keys = None
@@ -91,22 +99,9 @@ def shaped(arguments: argparse.Namespace) -> pd.DataFrame:
         arguments.resamples,
         arguments.seed,
         log.warning,
+        arguments.failure,
     )
     if arguments.sort:
         table = layout.sort(table, arguments.sort)
     table = layout.choose(table, arguments.rows, arguments.columns)
     return layout.pivot(table, arguments.pivot) if arguments.pivot else table
-
-
-def labels_of(results: str) -> pd.DataFrame:
-    """The labels and keys of a store's cells, in the order of its table; no records are read."""
-    import pandas as pd
-
-    from decomcam_bench.store.store import Store
-    from decomcam_bench.tables.tables import IDENTITY, order
-
-    cells = sorted(Store(results).cells(), key=order)
-    return pd.DataFrame(
-        [{**{name: cell.labels[name] for name in IDENTITY}, "key": cell.key} for cell in cells],
-        columns=[*IDENTITY, "key"],
-    ).astype({"rank": "Int64"})

@@ -318,12 +318,14 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
 def label(name: str, changed: Mapping[str, Any]) -> str:
     """``name[key=value,...]`` with the options that differ from the YAML; places left out.
 
-    Of a folder of maps the last part of its path is shown, to tell rows apart. Other code is an option
-    like others, unless the name is that of its class.
+    Of a folder of maps and of a file of ids the last part of the path is shown, of a list of ids their number, to tell
+    rows apart. Other code is an option like others, unless the name is that of its class.
     """
     named = {key: Path(str(value)).name if key == "dir" else value for key, value in changed.items()}
     if str(named.get("impl", "")).rpartition(":")[2] == name:
         named.pop("impl", None)
+    if "ids" in named:
+        named["ids"] = Path(named["ids"]).name if isinstance(named["ids"], str) else f"{len(named['ids'])} ids"
     shown = [f"{key}={value}" for key, value in sorted(named.items()) if key not in PLACES]
     return f"{name}[{','.join(shown)}]" if shown else name
 

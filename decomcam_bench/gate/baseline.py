@@ -24,7 +24,7 @@ from decomcam_bench.core.version import __version__
 from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records, metrics_of
 from decomcam_bench.store.schema import MetricInfo
 from decomcam_bench.store.store import RECORDS, Cell, Store, key_of
-from decomcam_bench.tables.tables import counts, is_complete, order
+from decomcam_bench.tables.cells import counts, is_complete, order
 
 SCHEMA = 1
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from decomcam_bench.gate.regression import STATES, Finding
-from decomcam_bench.tables.tables import markdown
+from decomcam_bench.tables.formats import markdown
 
 _MARKS = {
     "pass": "✅ pass",

@@ -34,11 +34,11 @@ from decomcam_bench.core.errors import ConfigError, unknown
 from decomcam_bench.core.fingerprint import own_code
 from decomcam_bench.gate.baseline import read_baseline
 from decomcam_bench.metrics.base import Column, Metric
-from decomcam_bench.stats.statistics import Comparison, compare
+from decomcam_bench.stats.comparison import Comparison, compare
 from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records, metrics_of
 from decomcam_bench.store.schema import MetricInfo
 from decomcam_bench.store.store import RECORDS, Cell, Store
-from decomcam_bench.tables.tables import counts, is_complete
+from decomcam_bench.tables.cells import counts, is_complete
 
 STATES = ("pass", "improved", "regressed", "failed", "missing", "incomparable")
 WORST = 10

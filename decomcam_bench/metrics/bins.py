@@ -110,7 +110,8 @@ class AccuracyBins(Causal):
                     )
             return whole
 
-        return sum_by_image(records, side_by_side(blocks), combine)
+        plain = (f"{name}_accuracy", *(f"{name}_{curve}" for curve in _CURVES))
+        return sum_by_image(records, side_by_side(blocks), combine, dict.fromkeys(plain, "linear"))
 
 
 def bin_table(records: pd.DataFrame) -> pd.DataFrame:

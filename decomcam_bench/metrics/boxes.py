@@ -208,8 +208,7 @@ def stacked(records: pd.DataFrame, key: str) -> np.ndarray:
 class MaxBoxAcc(ThresholdedBoxes):
     """MaxBoxAcc: share of pairs whose box is right, at the data set's best threshold.
 
-    The best of many thresholds is too high in a small sample. Intervals allow for that, yet those of 95 % hold in
-    84 to 93 % at 30 images and 92 to 94 % at 100 (see ``results.statistics``): below 300 images they are narrow.
+    The best of many thresholds is too high in a small sample; intervals allow for that (``docs/statistics.md``).
 
     Attributes:
         iou_levels: a hit from these IoUs on, each once; the mean over levels is reported.
@@ -245,16 +244,28 @@ class MaxBoxAcc(ThresholdedBoxes):
         hits = np.concatenate([best >= level for level in self.iou_levels], axis=1)
         cuts = thresholds(self.threshold_step)
 
-        def combine(totals: Totals) -> dict[str, np.ndarray]:
+        def shares(totals: Totals) -> np.ndarray:
             share = ratio(totals[:, :-1], totals[:, -1:])
-            share = share.reshape(len(totals), len(self.iou_levels), len(cuts))
-            top = share.max(axis=2)
+            return share.reshape(len(totals), len(self.iou_levels), len(cuts))
+
+        def columns(share: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:
+            top = np.take_along_axis(share, places[:, :, None], axis=2)[:, :, 0]
             levels = dict(zip(self._level_names(), top.T, strict=True))
-            places = share.argmax(axis=2)
             chosen = {f"{name}_threshold": cuts[place] for name, place in zip(levels, places.T, strict=True)}
             return {self.name or "maxboxacc": top.mean(axis=1), **levels, **chosen}
 
-        return sum_by_image(records, np.concatenate([hits, np.ones((len(best), 1))], axis=1), combine)
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
+            share = shares(totals)
+            return columns(share, share.argmax(axis=2))
+
+        values = np.concatenate([hits, np.ones((len(best), 1))], axis=1)
+        best_places = shares(values.sum(axis=0, keepdims=True)).argmax(axis=2)
+
+        def held(totals: Totals) -> dict[str, np.ndarray]:
+            return columns(shares(totals), best_places.repeat(len(totals), axis=0))
+
+        kinds = dict.fromkeys((self.name or "maxboxacc", *self._level_names()), "threshold")
+        return sum_by_image(records, values, combine, kinds, held)
 
 
 @dataclass
@@ -274,12 +285,19 @@ class MeanBestIoU(ThresholdedBoxes):
         best = stacked(records, "best_iou")
         cuts = thresholds(self.threshold_step)
 
+        names = [column.name for column in self.columns]
+        values = np.concatenate([best, np.ones((len(best), 1))], axis=1)
+        place = int(values[:, :-1].sum(axis=0).argmax()) if len(best) else 0
+
         def combine(totals: Totals) -> dict[str, np.ndarray]:
             mean = ratio(totals[:, :-1], totals[:, -1:])
-            values = (mean.max(axis=1), cuts[mean.argmax(axis=1)])
-            return dict(zip((column.name for column in self.columns), values, strict=True))
+            return dict(zip(names, (mean.max(axis=1), cuts[mean.argmax(axis=1)]), strict=True))
 
-        return sum_by_image(records, np.concatenate([best, np.ones((len(best), 1))], axis=1), combine)
+        def held(totals: Totals) -> dict[str, np.ndarray]:
+            mean = ratio(totals[:, place], totals[:, -1])
+            return dict(zip(names, (mean, np.full(len(totals), cuts[place])), strict=True))
+
+        return sum_by_image(records, values, combine, {names[0]: "threshold"}, held)
 
 
 def otsu_box(scores: np.ndarray) -> tuple[np.ndarray, int]:
@@ -355,4 +373,5 @@ class OtsuBoxAccuracy(MapMetric):
             values = (ratio(by_class[0].sum(axis=1), by_class[1].sum(axis=1)), class_mean(*by_class, None))
             return dict(zip((column.name for column in self.columns), values, strict=True))
 
-        return sum_by_image(records, side_by_side([hits, counts]), combine)
+        kinds = {column.name: "linear" for column in self.columns}
+        return sum_by_image(records, side_by_side([hits, counts]), combine, kinds)

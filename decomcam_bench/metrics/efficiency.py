@@ -89,4 +89,4 @@ class Efficiency(MapMetric):
                 means += [ratio(pairs, totals[:, -2]), np.full(len(totals), peak)]
             return dict(zip(names, means, strict=True))
 
-        return sum_by_image(records, values, combine)
+        return sum_by_image(records, values, combine, dict.fromkeys(names[: len(_PASSES)], "linear"))

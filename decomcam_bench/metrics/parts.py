@@ -226,12 +226,28 @@ class PartAgreement(MapMetric):
         )
         curves = sum_by_image(records, ious, lambda totals: {})
 
-        def combine(totals: Totals) -> dict[str, np.ndarray]:
-            values = plain.combine(totals[:, : plain.sums.shape[1]])
-            rest = totals[:, plain.sums.shape[1] :]
-            own, floor = ratio(rest[:, :levels], rest[:, -1:]), ratio(rest[:, levels:-1], rest[:, -1:])
-            values[f"{name}_iou"], values[f"{name}_iou_floor"] = own.max(axis=1), floor.max(axis=1)
-            values[f"{name}_iou_threshold"] = (own.argmax(axis=1) + 1) / LEVELS
+        width = plain.sums.shape[1]
+        everything = np.concatenate([plain.sums, curves.sums], axis=1)
+
+        def shares(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
+            rest = totals[:, width:]
+            return ratio(rest[:, :levels], rest[:, -1:]), ratio(rest[:, levels:-1], rest[:, -1:])
+
+        def columns(totals: Totals, places: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+            values = plain.combine(totals[:, :width])
+            rows = np.arange(len(totals))
+            for kind, share, place in zip(("iou", "iou_floor"), shares(totals), places, strict=True):
+                values[f"{name}_{kind}"] = share[rows, place]
+            values[f"{name}_iou_threshold"] = (places[0] + 1) / LEVELS
             return {column.name: values[column.name] for column in self.columns}
 
-        return ImageSums(plain.image_ids, np.concatenate([plain.sums, curves.sums], axis=1), combine)
+        def combine(totals: Totals) -> dict[str, np.ndarray]:
+            return columns(totals, [share.argmax(axis=1) for share in shares(totals)])
+
+        best = [share.argmax(axis=1) for share in shares(everything.sum(axis=0, keepdims=True))]
+
+        def held(totals: Totals) -> dict[str, np.ndarray]:
+            return columns(totals, [place.repeat(len(totals)) for place in best])
+
+        kinds = {**plain.kinds, f"{name}_iou": "threshold", f"{name}_iou_floor": "threshold"}
+        return ImageSums(plain.image_ids, everything, combine, kinds, held, plain.counted)

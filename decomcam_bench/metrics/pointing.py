@@ -182,4 +182,11 @@ class PointingGame(RegionMetric):
             main, other = (by_class, by_pair) if self.aggregate_by == "class_mean" else (by_pair, by_class)
             return dict(zip((column.name for column in self.columns), (main[0], other[0], main[1]), strict=True))
 
-        return sum_by_image(records, side_by_side([block for block, _ in blocks]), combine)
+        names = [column.name for column in self.columns]
+        return sum_by_image(
+            records,
+            side_by_side([block for block, _ in blocks]),
+            combine,
+            dict.fromkeys(names, "linear"),
+            counted={names[-1]: difficult > 0},
+        )

@@ -129,7 +129,7 @@ class PxAP(RegionMetric):
             positive, negative = np.split(totals, 2, axis=1)
             return {self.columns[0].name: average_precision(positive, negative)}
 
-        return sum_by_image(records, values, combine)
+        return sum_by_image(records, values, combine, {self.columns[0].name: "smooth"})
 
 
 def _instances(pair: PairMap, kind: str, chosen: np.ndarray) -> np.ndarray:

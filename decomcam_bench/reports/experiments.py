@@ -17,11 +17,12 @@ from decomcam_bench.engine.estimate import Estimate, estimate, warn_if_long
 from decomcam_bench.engine.plan import Plan, make_plan
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.reports import figures
-from decomcam_bench.stats.statistics import check_resampling
+from decomcam_bench.stats.resampling import check_resampling
 from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
 from decomcam_bench.store.store import Store
 from decomcam_bench.tables import layout
-from decomcam_bench.tables.tables import directions, load_table, render
+from decomcam_bench.tables.cells import directions
+from decomcam_bench.tables.tables import load_table, render
 
 #: Controls that neither layer nor rank changes, and that a method should leave behind.
 BLIND = ("random", "center")

@@ -36,7 +36,7 @@ from decomcam_bench.store.maps import SavedMaps, read_maps
 from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
 from decomcam_bench.store.schema import shard_size
 from decomcam_bench.store.store import MAPS, Cell, Store
-from decomcam_bench.tables.tables import is_complete
+from decomcam_bench.tables.cells import is_complete
 
 #: Longest side of a picture, in pixels.
 SIDE = 192

@@ -25,7 +25,8 @@ from decomcam_bench.reports.gallery import Gallery, make_gallery
 from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
 from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables import formats, layout
-from decomcam_bench.tables.tables import directions, load_table, notes, reasons
+from decomcam_bench.tables.cells import directions, notes, reasons
+from decomcam_bench.tables.tables import load_table
 from decomcam_bench.tables.upkeep import commands
 
 #: Numbers that a curve is drawn of, at most.

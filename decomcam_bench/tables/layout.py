@@ -7,22 +7,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import is_numeric_dtype
 
 from decomcam_bench.core.errors import ConfigError, unknown
-from decomcam_bench.tables.tables import COUNTS, IDENTITY, SUFFIXES, whole_counts
-
-
-def numbers(table: pd.DataFrame) -> list[str]:
-    """The columns that are numbers of metrics, without those that belong to one."""
-    own = [str(name) for name in table.columns if name not in (*IDENTITY, *COUNTS) and is_numeric_dtype(table[name])]
-    return [name for name in own if not any(name == f"{other}{suffix}" for other in own for suffix in SUFFIXES)]
-
-
-def belongs(table: pd.DataFrame) -> list[str]:
-    """The columns that are shown beside their number, or not at all."""
-    own = numbers(table)
-    return [f"{name}{suffix}" for name in own for suffix in SUFFIXES if f"{name}{suffix}" in table.columns]
+from decomcam_bench.tables.columns import COUNTS, IDENTITY, SUFFIXES, belongs, whole_counts
+from decomcam_bench.tables.columns import numbers as numbers
 
 
 def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
@@ -89,26 +77,37 @@ def sort(table: pd.DataFrame, names: str) -> pd.DataFrame:
 
 
 def choose(table: pd.DataFrame, rows: str | None, columns: str | None) -> pd.DataFrame:
-    """Keeps the identity columns named in ``rows`` and the numbers (patterns) named in ``columns``.
+    """Keep the identity columns named in ``rows`` and the numbers (patterns) named in ``columns``.
 
-    Numbers keep their intervals and comparisons. Counts stay unless columns are chosen, the key unless
-    rows are chosen too.
+    Numbers keep their intervals and comparisons, as marks; those named in full (``energy_diff``, ``energy_p``) become
+    columns of their own in every format. Counts stay unless columns are chosen, the key unless rows are chosen too.
     """
-    own = numbers(table)
+    own, more = numbers(table), belongs(table)
     labels = _known("--rows", _split(rows), [*IDENTITY, "key"]) if rows else list(IDENTITY)
     if columns:
         patterns = _split(columns)
         extra = [*COUNTS, *own]
         for pattern in patterns:
-            if not any(_matches(name, pattern) or name == pattern for name in extra):
-                raise ConfigError(unknown("--columns name", pattern, extra))
-        own = [name for pattern in patterns for name in extra if _matches(name, pattern) or name == pattern]
+            if pattern not in more and not any(_matches(name, pattern) or name == pattern for name in extra):
+                raise ConfigError(unknown("--columns name", pattern, [*extra, *more]))
+        more = [name for name in more if name in patterns]
+        own = [
+            name
+            for pattern in patterns
+            for name in [pattern, *extra]
+            if (name in more and name == pattern) or (name in extra and (_matches(name, pattern) or name == pattern))
+        ]
+    else:
+        more = []
     wanted = [*labels]
-    for name in own:
-        wanted += [name, *(f"{name}{suffix}" for suffix in SUFFIXES if f"{name}{suffix}" in table.columns)]
+    for column in own:
+        wanted += [column, *(f"{column}{suffix}" for suffix in SUFFIXES if f"{column}{suffix}" in table.columns)]
     if not columns:
         wanted += COUNTS[:-1] if rows else COUNTS
-    return table[list(dict.fromkeys(wanted))]
+    chosen = table[list(dict.fromkeys(wanted))]
+    blocks = [tuple(row) for row in table[["dataset", "model"]].astype(str).itertuples(index=False)]
+    chosen.attrs = {**table.attrs, "shown": more, "blocks": blocks}
+    return chosen
 
 
 def _known(option: str, names: Sequence[str], valid: Sequence[str]) -> list[str]:
@@ -144,7 +143,10 @@ def pivot(table: pd.DataFrame, name: str) -> pd.DataFrame:
         row = rows.setdefault(tuple(keys.iloc[place][index]), {column: table.iloc[place][column] for column in index})
         row.update({f"{_head(name, keys.iloc[place][name])}: {value}": table.iloc[place][value] for value in values})
     columns = [*index, *(f"{_head(name, head)}: {value}" for value in values for head in heads)]
-    return whole_counts(pd.DataFrame(list(rows.values()), columns=columns))
+    wide = whole_counts(pd.DataFrame(list(rows.values()), columns=columns))
+    asked = [f"{_head(name, head)}: {value}" for value in table.attrs.get("shown", []) for head in heads]
+    wide.attrs = {**table.attrs, "shown": asked, "blocks": None}
+    return wide
 
 
 def _head(name: str, value: Any) -> str:

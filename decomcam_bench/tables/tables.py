@@ -1,4 +1,4 @@
-"""Tables from a store: one row a cell, every number recomputed from its records."""
+"""Make the table of a store: one row per cell, every number recomputed from its records."""
 
 from __future__ import annotations
 
@@ -7,31 +7,19 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pandas as pd
 
 from decomcam_bench.core.errors import ConfigError, StoreError, unknown
-from decomcam_bench.metrics.aggregation import ImageSums
-from decomcam_bench.store.reader import (
-    evaluated,
-    find_metrics,
-    metric_of,
-    metric_records,
-    metrics_of,
-    outdated,
-    shown_metrics,
-    stale,
-)
-from decomcam_bench.store.schema import IDENTITY, MetricInfo
+from decomcam_bench.store.reader import find_metrics, metric_records, metrics_of, shown_metrics
 from decomcam_bench.store.store import RECORDS, Cell, Store
+from decomcam_bench.tables import formats
+from decomcam_bench.tables.cells import Measured, counts, dataset_labels, directions, measured, order, reasons
+from decomcam_bench.tables.cells import is_complete as is_complete
+from decomcam_bench.tables.columns import COUNTS, IDENTITY, SUFFIXES, belongs, whole_counts
+from decomcam_bench.tables.uncertainty import TABLE_RESAMPLES, comparison_columns, interval_columns
 
-#: Columns behind the metrics: pairs for which a map was asked for and made, and the cell key.
-COUNTS = ("n_expected", "n_evaluated", "n_skipped", "n_failed", "key")
-#: What a column that belongs to a number adds to its name; the last counts pairs.
-SUFFIXES = ("_low", "_high", "_diff", "_diff_low", "_diff_high", "_p", "_diff_n")
-#: What the numbers of a complete metric follow from, by keys of cell and metric.
-SumsOf: TypeAlias = dict[tuple[str, str], ImageSums]
 FORMATS = ("md", "csv", "json", "latex", "html")
 
 
@@ -82,6 +70,7 @@ def load_table(
     resamples: int | None = None,
     seed: int = 0,
     note: Callable[[str], None] | None = None,
+    failure: str | None = None,
 ) -> pd.DataFrame:
     """Return the table of a store, one row per cell.
 
@@ -89,19 +78,23 @@ def load_table(
         results: root of the store.
         keys: only these cells, in this order; all cells in the order of their labels by default.
         details: also the columns that metrics show on request, and each metric's own counts.
-        intervals: beside each number ``NAME_low`` and ``NAME_high``, 95 % by resampling images.
-        reference: a method; beside each number ``NAME_diff``, ``NAME_diff_low``, ``NAME_diff_high``
-            against it, ``NAME_p`` with Holm's correction over the table and, where pairs had to be
-            left out, ``NAME_diff_n``, the pairs that both have.
+        intervals: next to each number ``NAME_low`` and ``NAME_high``, 95 % over images.
+        reference: a method; next to each number ``NAME_diff``, ``NAME_diff_low``, ``NAME_diff_high`` against it,
+            ``NAME_p`` with Holm's correction over the table and, where pairs had to be left out, ``NAME_diff_n``,
+            the pairs that both have.
         resamples: of intervals and comparisons. None: 2,000 for intervals; of the p-values as many
             permutations as the number of tests asks for, at least 10,000.
         seed: of both.
-        note: called with one line each for what a reader of comparisons should know: pairs that were
-            left out, a table in which no difference can be significant. None: issue a UserWarning.
+        note: called with one line each for what a reader should know: metrics without a value, pairs that were left
+            out, a table in which no difference can be significant. None: issue a UserWarning.
+        failure: what pairs without a usable map count as, instead of each metric's own policy: ``worst``, ``drop`` or
+            ``common``. Nothing is computed again.
 
     Returns:
-        One row a cell: :data:`IDENTITY`, one column a number of a metric, :data:`COUNTS`. A cell
-        that is not finished has empty numbers and counts what it has so far.
+        One row per cell: :data:`IDENTITY`, one column per number of a metric, :data:`COUNTS`. After a number follow
+        ``NAME_n``, the pairs that it is over, where these are not as many as have a map, and ``NAME_failed``, those
+        whose method failed, where there are any. A cell that is not finished has empty numbers and counts what it
+        has so far.
 
     Raises:
         StoreError: when there are no results, or a part is damaged or was written by a newer version.
@@ -116,181 +109,101 @@ def load_table(
     >>> list(table.columns)[5:8]
     ['energy', 'energy_low', 'energy_high']
     """
-    store = Store(results)
+    store, tell = Store(results), note or _warn
     if keys is None:
         cells = sorted(store.cells(), key=order)
         if not cells:
             raise StoreError(f"{results}: no results there; `decomcam-bench run` makes some")
     else:
         cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
-    sums: SumsOf = {}
-    rows = [_row(cell, details, sums) for cell in cells]
+    labels, found = dataset_labels(cells), measured(cells, failure, bool(intervals or reference))
+    rows = [_row(*given, details) for given in zip(cells, labels, found, strict=True)]
     columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
-    if intervals or reference:
-        columns = _add_uncertainty(rows, columns, cells, sums, details, intervals, reference, resamples, seed, note)
-    table = pd.DataFrame(rows, columns=[*IDENTITY, *columns, *COUNTS])
-    return whole_counts(table).astype({"rank": "Int64"})
+    notes = [line for own in found for one in own for line in _why_empty(one)]
+    extra: list[dict[str, Any]] = [_over(own, row) for own, row in zip(found, rows, strict=True)]
+    _drop_plain(extra, rows)
+    if intervals:
+        made, lines = interval_columns(found, TABLE_RESAMPLES if resamples is None else resamples, seed)
+        extra, notes = _joined(extra, made), notes + lines
+    if reference:
+        made, lines = comparison_columns(cells, labels, found, reference, resamples, seed, details)
+        extra, notes = _joined(extra, made), notes + lines
+    present = {name for own in extra for name in own}
+    ordered = [
+        name
+        for column in columns
+        for name in (column, *(f"{column}{suffix}" for suffix in SUFFIXES if f"{column}{suffix}" in present))
+    ]
+    table = pd.DataFrame(_joined(rows, extra), columns=[*IDENTITY, *ordered, *COUNTS])
+    table = whole_counts(table).astype({"rank": "Int64"})
+    policies = {c.label: one.failure for own in found for one in own for c in one.content.columns}
+    table.attrs.update(failure=policies, reference=reference or "", shown=[])
+    for line in notes:
+        tell(line)
+    return table
 
 
 def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=4)
+    warnings.warn(line, stacklevel=3)
 
 
-def is_count(name: str) -> bool:
-    """Whether a column counts pairs: of the maps, of one metric (``energy.n_failed``), of a comparison
-    (``energy_diff_n``), or of one head of a pivot."""
-    counted = any(name == count or name.endswith((f".{count}", f": {count}")) for count in COUNTS[:-1])
-    return counted or name.endswith(SUFFIXES[-1])
+def _joined(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**own, **more} for own, more in zip(first, second, strict=True)]
 
 
-def whole_counts(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with counts as whole numbers, which may be absent."""
-    return table.astype({name: "Int64" for name in table.columns if is_count(str(name))})
-
-
-def _add_uncertainty(
-    rows: list[dict[str, Any]],
-    columns: list[str],
-    cells: Sequence[Cell],
-    sums: SumsOf,
-    details: bool,
-    intervals: bool,
-    reference: str | None,
-    resamples: int | None,
-    seed: int,
-    note: Callable[[str], None] | None,
-) -> list[str]:
-    """Fills the rows with intervals and comparisons; the columns in their new order."""
-    from decomcam_bench.tables.uncertainty import TABLE_RESAMPLES, comparison_columns, interval_columns
-
-    extra: list[dict[str, float]] = [{} for _ in cells]
-    if intervals:
-        count = TABLE_RESAMPLES if resamples is None else resamples
-        for own, found in zip(extra, interval_columns(cells, sums, count, seed), strict=True):
-            own.update(found)
-    if reference:
-        compared = comparison_columns(cells, reference, resamples, seed, details, note or _warn)
-        for own, found in zip(extra, compared, strict=True):
-            own.update(found)
-    names = {name for own in extra for name in own}
-    for row, own in zip(rows, extra, strict=True):
-        row.update(own)
-    return [
-        name for column in columns for name in (column, *(f"{column}{s}" for s in SUFFIXES if f"{column}{s}" in names))
-    ]
-
-
-def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
-    """What cells are sorted by: their labels, then their key."""
-    display = cell.labels
-    return (
-        str(display["dataset"]),
-        str(display["model"]),
-        str(display["layer"]),
-        str(display["method"]),
-        int(display["rank"] or 0),
-        cell.key,
-    )
-
-
-def is_complete(cell: Cell, stream: str = RECORDS) -> bool:
-    """Return True if all shards of a stream and of the maps' records are there; reading a damaged one raises."""
-    return cell.complete(stream)
-
-
-def counts(records: pd.DataFrame) -> dict[str, int]:
-    """n_expected, n_evaluated, n_skipped and n_failed of records; they add up."""
-    status = records["status"].value_counts() if len(records) else {}
-    found = {
-        name: int(status.get(kind, 0))
-        for name, kind in (("n_evaluated", "ok"), ("n_skipped", "skipped"), ("n_failed", "failed"))
-    }
-    return {"n_expected": len(records), **found}
-
-
-def reasons(records: pd.DataFrame) -> dict[str, int]:
-    """How many pairs were skipped or failed, by reason."""
-    if not len(records):
-        return {}
-    bad = records.loc[records["status"] != "ok", "reason"]
-    return {str(reason): int(count) for reason, count in bad.value_counts().sort_index().items()}
-
-
-def metric_values(cell: Cell, metric_key: str, content: MetricInfo) -> dict[str, float]:
-    """The numbers of one metric of a complete cell, by column label."""
-    metric = metric_of(content)
-    found = metric.aggregate(evaluated(metric_records(cell, metric_key), metric))
-    return {column.label: found[column.name] for column in content.columns}
-
-
-def _row(cell: Cell, details: bool, sums: SumsOf) -> dict[str, Any]:
-    """Return the row of a cell; what its numbers follow from is added to ``sums``."""
-    row: dict[str, Any] = {name: cell.labels[name] for name in IDENTITY}
-    current = metrics_of(cell)
-    for metric_key, info in shown_metrics(cell).items():
-        shown = [c.label for c in info.columns if details or not c.detail]
-        whole = metric_key in current and cell.complete(metric_key)
-        records = metric_records(cell, metric_key) if whole or details else pd.DataFrame()
-        values: dict[str, float] = {}
-        if whole:
-            metric = metric_of(info)
-            good = evaluated(records, metric)
-            if len(good):
-                sums[cell.key, metric_key] = metric.image_sums(good)
-                found = sums[cell.key, metric_key].aggregate()
-                values = {column.label: found[column.name] for column in info.columns}
-        row.update({name: values.get(name, math.nan) for name in shown})
+def _row(cell: Cell, label: str, found: Sequence[Measured], details: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {**{name: cell.labels[name] for name in IDENTITY}, "dataset": label}
+    by_key = {one.key: one for one in found}
+    for key, content in shown_metrics(cell).items():
+        one = by_key.get(key)
+        shown = [c.label for c in content.columns if details or not c.detail]
+        row.update({name: one.values.get(name, math.nan) if one else math.nan for name in shown})
         if details:
-            prefix = info.columns[0].label
-            row.update({f"{prefix}.{name}": count for name, count in counts(records).items()})
+            own = one.counts if one else counts(metric_records(cell, key))
+            row.update({f"{content.columns[0].label}.{name}": count for name, count in own.items()})
     row.update(counts(cell.read(RECORDS, lambda name: name == "status")))
     row["key"] = cell.key
     return row
 
 
-def notes(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
-    """Return what a reader of a table should know of its store, one line each.
-
-    Cells that are unfinished, values that another definition or other code made, and (where no keys are named)
-    folders whose description is gone.
-    """
-    store = Store(results)
-    cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
-    lines = list(dict.fromkeys(line for cell in cells for line in stale(cell).values()))
-    lines += [line for cell in cells for line in outdated(cell)]
-    return [*lines, *unfinished(results, keys)]
+def _over(found: Sequence[Measured], row: dict[str, Any]) -> dict[str, Any]:
+    """Return the pairs that each number of a row is over, and how many of its metric failed."""
+    made: dict[str, Any] = {}
+    for one in found:
+        for column in one.content.columns:
+            if column.label in row:
+                made[f"{column.label}_n"] = one.pairs.get(column.label, 0)
+                made[f"{column.label}_failed"] = one.counts["n_failed"]
+    return made
 
 
-def unfinished(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
-    """One line for each cell that is not finished, or (where no keys are named) whose description is gone."""
-    store = Store(results)
-    cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
-    lines = []
-    for cell in cells:
-        streams = [RECORDS, *metrics_of(cell)]
-        missing = [name for name in streams if not is_complete(cell, name)]
-        if missing:
-            have = min(len(cell.present(name)) for name in streams)
-            lines.append(
-                f"cell {cell.key} ({cell.labels['method']} on {cell.labels['dataset']}) is unfinished: "
-                f"{have} of {cell.shards} shards; run its command again to finish it"
-            )
-    if keys is None:
-        lines += [
-            f"{folder}: has records but no description, and is left out; run its command again to restore it"
-            for folder in store.orphans()
-        ]
-    return lines
+def _drop_plain(extra: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """Remove the columns that say no more than the counts of the maps: no failure, all pairs with a map."""
+    for label in {name.removesuffix("_n") for own in extra for name in own if name.endswith("_n")}:
+        failed = any(own.get(f"{label}_failed", 0) for own in extra)
+        fewer = any(own.get(f"{label}_n", row["n_evaluated"]) != row["n_evaluated"]
+                    for own, row in zip(extra, rows, strict=True))  # fmt: skip
+        for own in extra:
+            if not failed:
+                own.pop(f"{label}_failed", None)
+            if not failed and not fewer:
+                own.pop(f"{label}_n", None)
 
 
-def directions(results: str | Path) -> dict[str, str]:
-    """Which way each number of a store is better, by its label: ``higher``, ``lower`` or ``none``."""
-    return {
-        column.label: column.direction
-        for cell in Store(results).cells()
-        for content in metrics_of(cell).values()
-        for column in content.columns
-    }
+def _why_empty(one: Measured) -> list[str]:
+    """Return a line for a metric of which no pair has a value, with the reasons."""
+    if one.values or not one.counts["n_expected"]:
+        return []
+    why = ", ".join(f"{count} {reason}{_EXPLAINED.get(reason, '')}" for reason, count in one.reasons.items())
+    label = one.content.columns[0].label
+    return [f"{label} of {one.cell.labels['method']} is empty: {why}"]
+
+
+#: What a reason means, where a reader can do something about it.
+_EXPLAINED = {
+    "no_remap": " (maps from files or at random cannot be made again for the masked image)",
+    "work_not_recorded": " (maps saved by an older version hold no passes)",
+}
 
 
 def render(table: pd.DataFrame, form: str = "md", results: str | Path | None = None) -> str:
@@ -316,33 +229,10 @@ def render(table: pd.DataFrame, form: str = "md", results: str | Path | None = N
         return json.dumps(_rows_for_json(table, results), indent=2) + "\n"
     if form not in FORMATS:
         raise ConfigError(unknown("format", form, FORMATS))
-    from decomcam_bench.tables import formats, layout
-
     better = directions(results) if results is not None else {}
     if form != "md":
         return (formats.latex if form == "latex" else formats.html_table)(table, better)
-    if layout.belongs(table):
-        return formats.rich_markdown(table, better)
-    return markdown(
-        [str(c) for c in table.columns], [[_cell_text(v) for v in row] for row in table.itertuples(index=False)]
-    )
-
-
-def _cell_text(value: Any) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    escaped = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in escaped) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in escaped
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines) + "\n"
+    return formats.rich_markdown(table, better) if belongs(table) else formats.plain_markdown(table)
 
 
 def _rows_for_json(table: pd.DataFrame, results: str | Path | None) -> list[dict[str, Any]]:
@@ -355,19 +245,24 @@ def _rows_for_json(table: pd.DataFrame, results: str | Path | None) -> list[dict
             maps = cell.read(RECORDS)
             row["complete"] = is_complete(cell)
             row["reasons"] = reasons(maps)
-            row["metrics"] = {}
-            for key, content in metrics_of(cell).items():
-                records = metric_records(cell, key)
-                row["metrics"][content.columns[0].label] = {
-                    "key": key,
-                    "name": content.name,
-                    "complete": is_complete(cell, key),
-                    "values": metric_values(cell, key, content) if is_complete(cell, key) else {},
-                    **counts(records),
-                    "reasons": reasons(records),
-                }
-                values = row["metrics"][content.columns[0].label]["values"]
-                for name, value in values.items():
-                    values[name] = None if math.isnan(value) else value
+            row["metrics"] = _metrics_for_json(cell, table.attrs.get("failure", {}))
         rows.append(row)
     return rows
+
+
+def _metrics_for_json(cell: Cell, policies: dict[str, str]) -> dict[str, Any]:
+    made = {}
+    complete = {one.key: one for one in measured([cell])[0]}
+    for key, content in metrics_of(cell).items():
+        label, one = content.columns[0].label, complete.get(key)
+        records = metric_records(cell, key)
+        made[label] = {
+            "key": key,
+            "name": content.name,
+            "complete": one is not None,
+            "failure": policies.get(label, one.failure if one else "worst"),
+            "values": {n: None if math.isnan(v) else v for n, v in one.values.items()} if one else {},
+            **counts(records),
+            "reasons": reasons(records),
+        }
+    return made

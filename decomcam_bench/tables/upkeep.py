@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from decomcam_bench.core.errors import ConfigError, StoreError, unknown
 from decomcam_bench.metrics.base import Metric
-from decomcam_bench.stats.statistics import Comparison, compare
+from decomcam_bench.stats.comparison import Comparison, compare
 from decomcam_bench.store.reader import (
     evaluated,
     find_metrics,
@@ -27,7 +27,8 @@ from decomcam_bench.store.reader import (
     stale,
 )
 from decomcam_bench.store.store import RECORDS, Cell, Store
-from decomcam_bench.tables.tables import IDENTITY, counts, is_complete, metric_values, order, reasons
+from decomcam_bench.tables.cells import counts, is_complete, measured, order, reasons
+from decomcam_bench.tables.columns import IDENTITY
 
 EXPORTS = (".csv", ".parquet")
 
@@ -117,10 +118,11 @@ def describe_cell(key: str, results: str | Path = "results") -> dict[str, Any]:
     records = cell.read(RECORDS, lambda name: name in ("status", "reason"))
     metrics = {}
     old = stale(cell)
+    numbers = {one.key: one.values for one in measured([cell])[0]}
     for own_key, info in shown_metrics(cell).items():
         whole = is_complete(cell, own_key)
         own = metric_records(cell, own_key)
-        values = metric_values(cell, own_key, info) if whole and own_key not in old else {}
+        values = numbers.get(own_key, {})
         metrics[info.label] = {
             "key": own_key,
             "complete": whole,

@@ -21,7 +21,8 @@ from decomcam_bench.core.errors import StoreError
 from decomcam_bench.engine.engine import run
 from decomcam_bench.store.reader import metrics_of
 from decomcam_bench.store.store import RECORDS, Cell, Shard, Store, seal, write_json
-from decomcam_bench.tables.tables import load_records, load_table, unfinished
+from decomcam_bench.tables.cells import unfinished
+from decomcam_bench.tables.tables import load_records, load_table
 from decomcam_bench.tables.upkeep import _compare_cells, collect_garbage, describe_cell, export, find_cell
 from tests.store.stores import pairs, write_cell
 

@@ -15,13 +15,16 @@ import pytest
 
 from decomcam_bench.cli import main
 from decomcam_bench.core.errors import ConfigError
-from decomcam_bench.stats.statistics import bootstrap, compare
+from decomcam_bench.metrics.boxes import MaxBoxAcc
+from decomcam_bench.metrics.energy import Energy
+from decomcam_bench.stats.comparison import compare
+from decomcam_bench.stats.intervals import intervals, intervals_of_many
 from decomcam_bench.store.reader import evaluated, image_values, metric_of
 from decomcam_bench.store.store import Store
 from decomcam_bench.tables import formats, layout
-from decomcam_bench.tables.tables import directions, load_table, render
-from decomcam_bench.tables.uncertainty import bootstrap_many
-from tests.store.stores import metric_info, pairs, write_cell
+from decomcam_bench.tables.cells import directions
+from decomcam_bench.tables.tables import load_table, render
+from tests.store.stores import pairs, write_cell
 
 IMAGES = 40
 RNG = np.random.default_rng(3)
@@ -59,7 +62,8 @@ def test_intervals_are_those_of_the_statistics(store: Path) -> None:
         assert (table[f"{name}_high"] > table[name]).all()
     for cell in Store(store).cells():
         for key, content in cell.metrics().items():
-            alone = bootstrap(metric_of(content).image_sums(evaluated(cell.read(key))), 500)
+            limits = {column.name: (column.low, column.high) for column in content.columns}
+            alone = intervals(metric_of(content).image_sums(evaluated(cell.read(key))), limits, 500)
             for column in content.columns:
                 if not column.detail:
                     low = table.loc[cell.labels["method"], f"{column.label}_low"]
@@ -71,28 +75,29 @@ def test_intervals_stay_in_the_range_of_their_number(tmp_path: Path) -> None:
     (cell,) = Store(tmp_path).cells()
     ((key, content),) = cell.metrics().items()
     own = metric_of(content).image_sums(evaluated(cell.read(key)))
-    beyond = 0
-    for seed in range(6):
-        (row,) = load_table(tmp_path, intervals=True, resamples=300, seed=seed).to_dict("records")
-        plain = bootstrap(own, 300, seed)["energy"]
-        beyond += plain.high > 1
-        assert (row["energy_low"], row["energy_high"]) == (max(plain.low, 0), min(plain.high, 1))
-    assert beyond
+    with pytest.warns(UserWarning, match="8 images: intervals of fewer than 12 images may hold less often"):
+        (row,) = load_table(tmp_path, intervals=True).to_dict("records")
+    assert 0 < row["energy_low"] < row["energy"] < row["energy_high"] <= 1
+    # Student's interval, which knows no bounds, leaves the range.
+    assert intervals(own)["energy"].high > 1
 
 
 def test_drawing_once_for_many_cells_changes_nothing() -> None:
-    metric = metric_of(metric_info("energy", region="mask"))
+    metric = Energy(name="energy", region="mask")
     sums = {i: metric.image_sums(pairs(30, energy=RNG.uniform(size=30))) for i in range(50)}
     sums[50] = metric.image_sums(pairs(20, energy=RNG.uniform(size=20)))
-    together = bootstrap_many(sums, 300)
-    for key, own in sums.items():
-        alone = bootstrap(own, 300)["energy"]
-        assert together[key]["energy"].estimate == pytest.approx(alone.estimate, abs=1e-12)
-        assert together[key]["energy"].low == pytest.approx(alone.low, abs=1e-9)
+    best = MaxBoxAcc(name="m")
+    several = [(metric, sums[place]) for place in sums]
+    for images in (30, 30, 20):
+        several.append((best, best.image_sums(pairs(images, best_iou=list(RNG.random((images, 100)))))))
+    limits = {"energy": (0.0, 1.0), "m": (0.0, 1.0)}
+    together = intervals_of_many({place: (own, limits) for place, (_, own) in enumerate(several)}, 300)
+    for place, (_, own) in enumerate(several):
+        assert together[place] == intervals(own, limits, 300)
 
 
 def test_values_of_images_average_to_the_number() -> None:
-    metric = metric_of(metric_info("energy", region="mask"))
+    metric = Energy(name="energy", region="mask")
     records = pairs(2500, energy=RNG.uniform(size=2500))
     each = image_values(metric.image_sums(records))
     assert list(each.index) == list(records["image_id"])
@@ -147,8 +152,7 @@ def test_comparisons_take_enough_permutations_unless_told(store: Path, capsys: p
 
 def test_pairs_that_a_comparison_leaves_out_are_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = pairs(IMAGES, energy=BASE)
-    some.loc[:6, ["status", "reason"]] = "failed", "bad_mask"
-    some.loc[:6, "energy"] = np.nan
+    some.loc[:6, ["status", "reason", "energy"]] = "failed", "zero_map", np.nan
     write_cell(store, "some", {"energy": some})
     assert main(["table", "--results", str(store), "--reference", "plain", "--resamples", "500"]) == 0
     assert capsys.readouterr().err == (
@@ -184,6 +188,124 @@ def test_a_method_without_any_pair_can_be_in_a_comparison(store: Path) -> None:
     table = load_table(store, intervals=True, reference="broken", resamples=50).set_index("method")
     assert table["energy_p"].isna().all()
     assert np.isnan(table.loc["broken", "energy"])
+
+
+def test_a_metric_without_a_value_says_why(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = pairs(IMAGES, energy=np.nan).assign(status="failed", reason="no_remap")
+    write_cell(store, "files[dir=maps]", {"adcc": nothing})
+    assert main(["table", "--results", str(store)]) == 0
+    assert capsys.readouterr().err == (
+        "adcc of files[dir=maps] is empty: 40 no_remap (maps from files or at random cannot be made again for the "
+        "masked image)\n"
+    )
+
+
+def _failing(store: Path, method: str, lost: slice, value: float) -> None:
+    records = pairs(IMAGES, energy=BASE)
+    records.loc[lost, ["status", "reason", "energy"]] = "failed", "zero_map", value
+    write_cell(store, method, {"energy": records})
+
+
+def test_a_method_does_not_gain_by_failing(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Failing on its worst half would lift the mean of what is left."""
+    worst_half = slice(0, 19)
+    order = np.argsort(BASE)
+    records = pairs(IMAGES, energy=BASE[order])
+    records.loc[worst_half, ["status", "reason", "energy"]] = "failed", "zero_map", 0.0
+    write_cell(store, "failing", {"energy": records})
+    table = load_table(store).set_index("method")
+    assert table.loc["failing", "energy"] == pytest.approx(BASE[order][20:].sum() / IMAGES)
+    assert table.loc["failing", "energy"] < table.loc["plain", "energy"]
+    assert (table.loc["failing", "energy_n"], table.loc["failing", "energy_failed"]) == (IMAGES, 20)
+    assert (table.loc["plain", "energy_n"], table.loc["plain", "energy_failed"]) == (IMAGES, 0)
+    # Without computing anything again.
+    dropped = load_table(store, failure="drop").set_index("method")
+    assert dropped.loc["failing", "energy"] == pytest.approx(BASE[order][20:].mean())
+    assert dropped.loc["failing", "energy_n"] == IMAGES - 20
+    common = load_table(store, failure="common").set_index("method")
+    assert list(common["energy_n"]) == [IMAGES - 20] * 4
+    assert common.loc["plain", "energy"] != table.loc["plain", "energy"]
+    assert main(["table", "--results", str(store), "--failure", "never"]) == 2
+
+
+def test_the_policy_and_the_failed_pairs_stand_next_to_the_number(store: Path) -> None:
+    _failing(store, "failing", slice(0, 3), 0.0)
+    text = render(layout.choose(load_table(store, intervals=True), "method", "energy"), "md", store)
+    header = [name.strip() for name in text.splitlines()[0].split("|")]
+    assert header[1:-1] == ["method", "energy", "energy_n", "energy_failed"]
+    row = next(line for line in text.splitlines() if " failing " in line)
+    assert [cell.strip() for cell in row.split("|")][3:5] == ["40", "4"]
+    assert "pairs without a usable map count as misses (failure=worst): energy" in text
+    rows = json.loads(render(load_table(store), "json", store))
+    failing = next(row for row in rows if row["method"] == "failing")
+    assert (failing["metrics"]["energy"]["failure"], failing["metrics"]["energy"]["n_failed"]) == ("worst", 4)
+
+
+def test_nothing_is_best_where_rows_are_over_different_pairs(store: Path) -> None:
+    # As many pairs, but others.
+    _failing(store, "first", slice(0, 3), 0.0)
+    _failing(store, "last", slice(IMAGES - 4, IMAGES), 0.0)
+    for policy, best in (("worst", 1), ("common", 1), ("drop", 0)):
+        table = layout.choose(load_table(store, failure=policy), "method", "energy")
+        text = formats.latex(table, directions(store))
+        assert text.count(r"\textbf{") == best
+        assert ("no best is marked where rows are over different pairs: energy" in text) == (not best)
+
+
+def test_marks_have_a_direction(store: Path) -> None:
+    table = load_table(store, reference="plain", resamples=2000)
+    marks = {"md": ("⁺", "⁻"), "html": ("<sup>+</sup>", "<sup>−</sup>"), "latex": ("$^{+}$", "$^{-}$")}
+    for form, (better, worse) in marks.items():
+        lines = {
+            method: next(line for line in render(table, form, store).splitlines() if method in line)
+            for method in ("good", "bad")
+        }
+        # Energy and deletion differ, pointing does not; a lower deletion is better.
+        assert (lines["good"].count(better), lines["good"].count(worse)) == (2, 0)
+        assert (lines["bad"].count(worse), lines["bad"].count(better)) == (2, 0)
+
+
+def test_differences_and_p_values_are_shown_on_request_in_every_format(store: Path) -> None:
+    names = ["energy", "energy_diff", "energy_p"]
+    table = layout.choose(load_table(store, reference="plain", resamples=200), "method", ",".join(names))
+    assert [name.strip() for name in render(table, "md", store).splitlines()[0].split("|")][1:-1] == ["method", *names]
+    for form in ("html", "latex"):
+        text = render(table, form, store)
+        assert all(name.replace("_", r"\_") in text or name in text for name in names)
+    assert render(table, "csv", store).splitlines()[0].startswith("method,energy,energy_diff")
+    compared = load_table(store, reference="plain", resamples=200)
+    wide = layout.pivot(layout.choose(compared, "method,dataset", ",".join(names)), "dataset")
+    assert "drawn: energy_p" in render(wide, "md", store)
+
+
+def test_rows_of_one_label_over_different_images_are_told_apart(store: Path) -> None:
+    write_cell(store, "lucky", {"energy": pairs(IMAGES - 1, energy=0.99)})
+    table = load_table(store)
+    labels = set(table["dataset"])
+    assert len(labels) == 2
+    assert all(label.startswith("drawn#") for label in labels)
+    text = formats.latex(layout.choose(table, "method", "energy"), directions(store))
+    assert text.count(r"\textbf{") == 1
+    assert r"\textbf" not in next(line for line in text.splitlines() if line.startswith("lucky"))
+
+
+def test_a_table_of_four_images_says_that_nothing_can_be_significant(tmp_path: Path) -> None:
+    for method, value in (("a", 0.9), ("b", 0.1)):
+        write_cell(tmp_path, method, {"energy": pairs(4, energy=value + np.arange(4) / 100)})
+    lines: list[str] = []
+    table = load_table(tmp_path, reference="b", note=lines.append).set_index("method")
+    assert table.loc["a", "energy_p"] > 0.05
+    assert lines == [
+        "--reference b: no difference of this table can be significant: 4 images allow no p below 0.12, and 1 tests "
+        "are corrected for; at least 6 images are needed"
+    ]
+
+
+def test_an_interval_of_no_width_is_printed_with_a_mark(tmp_path: Path) -> None:
+    write_cell(tmp_path, "exact", {"efficiency": pairs(20, forward=11, head=0, backward=1)})
+    text = render(load_table(tmp_path, intervals=True), "md", tmp_path)
+    assert "11 [11, 11]°" in text
+    assert "° an interval of no width: the number is the same for every image" in text
 
 
 def test_where_sort_choose_pivot(store: Path) -> None:
@@ -300,7 +422,7 @@ def test_csv_and_json_have_every_digit(store: Path) -> None:
 def test_markdown_puts_the_interval_beside_the_number(store: Path) -> None:
     text = render(load_table(store, intervals=True, reference="plain", resamples=200), "md", store)
     assert "energy_low" not in text
-    assert "* [" in next(line for line in text.splitlines() if " good " in line)
+    assert "⁺ [" in next(line for line in text.splitlines() if " good " in line)
 
 
 def test_command_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
