@@ -178,7 +178,7 @@ def test_curves_are_drawn_of_the_numbers_that_have_them(tmp_path: Path, monkeypa
     assert levels["energy"].tolist() == pytest.approx([0.1])
 
 
-def test_counts_are_whole_and_have_an_interval_only_where_one_is() -> None:
+def test_counts_are_whole_and_an_interval_of_no_width_is_marked() -> None:
     table = pd.DataFrame(
         {
             "label": ["a", "b", "c"],
@@ -190,11 +190,12 @@ def test_counts_are_whole_and_have_an_interval_only_where_one_is() -> None:
             "pointing_high": [1.0, 0.0, 1.0],
         }
     )
-    rows = [line.split("|")[2:4] for line in rich_markdown(table, {}).splitlines()[2:]]
+    lines = [line for line in rich_markdown(table, {}).splitlines() if line.startswith("|")]
+    rows = [line.split("|")[2:4] for line in lines[2:]]
     assert [[text.strip() for text in row] for row in rows] == [
-        ["0", "1.000 [0.750, 1.000]"],
-        ["1", "0.000"],
-        ["12 [11, 13]", "1.000"],
+        ["0 [0, 0]°", "1.000 [0.750, 1.000]"],
+        ["1 [1, 1]°", "0.000 [0.000, 0.000]°"],
+        ["12 [11, 13]", "1.000 [1.000, 1.000]°"],
     ]
 
 
