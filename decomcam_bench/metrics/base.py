@@ -183,8 +183,26 @@ class PairMap:
         return cv2.resize(source, (width, height), interpolation=cv2.INTER_CUBIC)
 
     @cached_property
+    def ignored(self) -> np.ndarray | None:
+        """Void pixels, bool (height, width), or None where there are none; metrics that count pixels leave them out.
+
+        Raises:
+            ValueError: for a mask that cannot be decoded or is not of the image's size.
+        """
+        if not self.target.ignored:
+            return None
+        return np.logical_or.reduce([decoded(mask, self.height, self.width) for mask in self.target.ignored])
+
+    def _seen(self, original: np.ndarray) -> np.ndarray:
+        """Return a map in original pixels with nothing on void pixels."""
+        return original if self.ignored is None else np.where(self.ignored, np.float32(0), original)
+
+    @cached_property
     def original(self) -> np.ndarray:
-        """The map in the pixels of the original image, float32 (height, width), interpolated at most once."""
+        """The map in original pixels, float32 (height, width), interpolated at most once, 0 on void pixels."""
+        return self._seen(self._original())
+
+    def _original(self) -> np.ndarray:
         size = (self.height, self.width)
         if self.foreign is not None:
             if self.foreign.shape == size:
@@ -207,7 +225,7 @@ class PairMap:
         """
         if via == "native":
             return self.original
-        return self.shared("original_via_input", lambda: self.to_original(self.saliency))
+        return self.shared("original_via_input", lambda: self._seen(self.to_original(self.saliency)))
 
     @cached_property
     def box_region(self) -> np.ndarray:
@@ -451,13 +469,16 @@ def annotated_region(pair: PairMap, kind: str) -> np.ndarray | Skip | Fail:
     """The region of a pair, or why it has none.
 
     Skipped: ``no_mask`` (the data set has none for this target) and ``empty_region`` (no pixel:
-    an empty mask, a box outside the image, no box at all). Failed: ``bad_mask: ...``, a mask that
-    cannot be decoded or is not of the image's size.
+    an empty mask, a box outside the image, no box at all), ``only_ignored`` (void pixels alone). Failed:
+    ``bad_mask: ...``, a mask that cannot be decoded or is not of the image's size.
     """
     if kind == "mask" and not pair.target.masks:
         return Skip(Reason.NO_MASK)
     try:
-        region = pair.region(kind)
+        region, void = pair.region(kind), pair.ignored
     except ValueError as error:
         return Fail(Failure(Reason.BAD_MASK, str(error)))
+    if void is not None and region.any():
+        region = region & ~void
+        return region if region.any() else Skip(Reason.ONLY_IGNORED)
     return region if region.any() else Skip(Reason.EMPTY_REGION)

@@ -100,7 +100,8 @@ class PointingGame(RegionMetric):
 
     Attributes:
         tolerance: in pixels of the original image; 0: the maximum lies inside the region.
-        aggregate_by: what the main column is: ``class_mean`` (TorchRay) or ``pair_mean``.
+        aggregate_by: what the main column is: ``class_mean`` (TorchRay) or ``pair_mean``; None for what the
+            data set says (``pair_mean`` for one's own free texts, ``class_mean`` otherwise).
         absent_classes: a class without an evaluated pair: ``ignore`` leaves it out of the class
             mean; ``zero`` counts it as 0, as TorchRay does. On a whole benchmark the two agree; on
             a subset the second measures the subset, so the first is the default.
@@ -113,7 +114,7 @@ class PointingGame(RegionMetric):
     id = "pointing"
 
     tolerance: float = 15.0
-    aggregate_by: str = "class_mean"
+    aggregate_by: str | None = None
     absent_classes: str = "ignore"
     skip_difficult_only: bool = True
     n_classes: int | None = None
@@ -126,19 +127,20 @@ class PointingGame(RegionMetric):
         super().__post_init__()
         if not 0 <= self.tolerance <= 10_000:
             raise ConfigError(f"metric.tolerance={self.tolerance}: must lie in 0..10000 pixels")
-        check_choice("metric.aggregate_by", self.aggregate_by, ("class_mean", "pair_mean"))
+        check_choice("metric.aggregate_by", self.aggregate_by, (None, "class_mean", "pair_mean"))
         check_choice("metric.absent_classes", self.absent_classes, ("ignore", "zero"))
         check_choice("metric.ties", self.ties, ("share", "first"))
         check_choice("metric.via", self.via, WAYS)
 
     def resolve(self, dataset: Any) -> PointingGame:
         n_classes = len(dataset.class_names) if self.absent_classes == "zero" else None
-        return dataclasses.replace(super().resolve(dataset), n_classes=n_classes)
+        by = self.aggregate_by or getattr(dataset, "aggregation", "class_mean")
+        return dataclasses.replace(super().resolve(dataset), n_classes=n_classes, aggregate_by=by)
 
     @property
     def columns(self) -> Sequence[Column]:
         name = self.name or "pointing"
-        other = "pair_mean" if self.aggregate_by == "class_mean" else "class_mean"
+        other = "class_mean" if self.aggregate_by == "pair_mean" else "pair_mean"
         return (Column(name), Column(f"{name}_{other}", detail=True), Column(f"{name}_difficult", detail=True))
 
     def evaluate(self, pair: PairMap) -> Outcome:
@@ -154,7 +156,8 @@ class PointingGame(RegionMetric):
         if not isinstance(region, np.ndarray):
             return region
         classes = {pair.target.class_id, *pair.image_classes}
-        difficult = is_difficult(int(np.count_nonzero(region)), region.size, classes)
+        pixels = region.size if pair.ignored is None else int(np.count_nonzero(~pair.ignored))
+        difficult = is_difficult(int(np.count_nonzero(region)), pixels, classes)
         if pair.flaw:
             return Fail(pair.flaw, {"hit": 0.0, "difficult": difficult})
         peaks = pair.shared(("peaks", self.via), lambda: maxima(pair.original_via(self.via)))
@@ -179,7 +182,7 @@ class PointingGame(RegionMetric):
             zero = self.n_classes or classes if self.absent_classes == "zero" else None
             by_class = class_mean(hits, counts, zero), class_mean(hard_hits, hard_counts, zero)
             by_pair = ratio(hits.sum(axis=1), counts.sum(axis=1)), ratio(hard_hits.sum(axis=1), hard_counts.sum(axis=1))
-            main, other = (by_class, by_pair) if self.aggregate_by == "class_mean" else (by_pair, by_class)
+            main, other = (by_pair, by_class) if self.aggregate_by == "pair_mean" else (by_class, by_pair)
             return dict(zip((column.name for column in self.columns), (main[0], other[0], main[1]), strict=True))
 
         names = [column.name for column in self.columns]

@@ -110,6 +110,9 @@ class PxAP(RegionMetric):
             if not region.any():
                 return Skip(Reason.ONLY_IGNORED)
             counted = _nearest(counted, size)
+        if pair.ignored is not None:
+            known = _nearest(~pair.ignored, size)
+            counted = known if counted is None else counted & known
         inside = _nearest(region, size)
         edges = np.append(thresholds(self.threshold_step), 1.0)
         seen = pair.blank if pair.flaw else pair

