@@ -22,6 +22,7 @@ from decomcam_bench.cli import main
 from decomcam_bench.cli.data import add_parser, execute
 from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.datasets.acquire import catalogue
+from decomcam_bench.datasets.acquire.catalogue import CATALOGUE
 from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES
 from tests.datasets import layouts
 from tests.datasets.acquire.server import Files, serve
@@ -92,7 +93,7 @@ def test_list(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "licence" in printed
     assert "Everingham" in printed
     assert data("list", "--format", "names") == 0
-    assert capsys.readouterr().out.split() == ["voc", "coco", "imagenet", "imagenetv2", "partimagenet", "cub"]
+    assert capsys.readouterr().out.split() == list(CATALOGUE)
 
 
 def test_list_shows_what_is_present(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
