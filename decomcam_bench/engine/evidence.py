@@ -20,6 +20,7 @@ from decomcam_bench.methods.controls import BadMaskError
 from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, text_scores
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.towers import LayerState
+from decomcam_bench.models.vit_internals import lacking
 
 
 def pair_seed(seed: int, image_id: str, class_id: int) -> int:
@@ -35,6 +36,8 @@ def image_seed(seed: int, image_id: str) -> int:
 
 
 #: All that a method may name in its ``needs``.
+#: Extras that are computed pair by pair, from a pass over the images that have one.
+PER_PAIR = frozenset({"legrad_gradients", "class_token_gradients"})
 NEEDS = ("gradients", "score", "head", "object_masks", *EXTRAS)
 
 
@@ -49,7 +52,7 @@ def check_needs(model: ClipModel, method: Method, layer: str) -> None:
     for need in sorted(method.needs):
         if need not in NEEDS:
             raise ConfigError(f"method {name}: {unknown('need', need, NEEDS)}")
-        reason = model.tower.lacks(need, layer)
+        reason = model.tower.lacks(need, layer) or lacking(model.tower, need)
         if reason:
             raise ModelError(
                 f"method {name} cannot explain model {model.name}"
@@ -121,7 +124,7 @@ class EvidenceMaker:
     def __init__(self, model: ClipModel, bank: TextBank, batch_size: int, seed: int) -> None:
         self.model, self.bank, self.batch_size, self.seed = model, bank, batch_size, seed
         self._checked: set[tuple[str, str]] = set()
-        self._surgery: tuple[Backbone | None, dict[tuple[int, str], tuple[Tensor, Tensor]]] = (None, {})
+        self._passes: tuple[Backbone | None, dict[tuple[object, ...], Any]] = (None, {})
         self._gradients: tuple[Batch | None, dict[tuple[str, str, bool], Tensor]] = (None, {})
         self._full: tuple[Backbone | None, dict[str, LayerState]] = (None, {})
 
@@ -170,7 +173,24 @@ class EvidenceMaker:
 
         extras: dict[str, Callable[..., Any]] = {
             "attentions": attentions,
-            "surgery_features": lambda blocks, values: self._surgery_features(batch, blocks, values),
+            "surgery_features": lambda blocks, values: self._once(
+                batch, ("surgery", blocks, values), lambda: model.surgery_features(batch.images, blocks, values)
+            ),
+            "attention_weights": lambda: self._once(
+                batch, ("attention",), lambda: model.attention_weights(batch.images)
+            ),
+            "dense_features": lambda attention, blocks, std: self._once(
+                batch,
+                ("dense", attention, blocks, std),
+                lambda: model.dense_features(batch.images, attention, blocks, std),
+            ),
+            "legrad_gradients": lambda blocks: model.legrad_gradients(
+                batch.images, blocks, batch.image_of, batch.class_ids, bank, slope, self.batch_size
+            ),
+            "class_token_gradients": lambda single_head: model.class_token_gradients(
+                batch.images, single_head, batch.image_of, batch.class_ids, bank, slope, self.batch_size
+            ),
+            "image_gradients": lambda images, pair: model.image_gradients(images, batch.class_ids[pair], bank, slope),
             "text_embeddings": lambda: bank.embeddings,
             "empty_text": lambda: bank.empty,
             "class_ids": lambda: batch.class_ids,
@@ -223,14 +243,14 @@ class EvidenceMaker:
             kept[layer, kind, full] = found
         return kept[layer, kind, full]
 
-    def _surgery_features(self, batch: Batch, blocks: int, values: str) -> tuple[Tensor, Tensor]:
-        """One pass of the batch's images, kept for the other pairs of the same images."""
-        if self._surgery[0] is not batch.backbone:
-            self._surgery = (batch.backbone, {})
-        kept = self._surgery[1]
-        if (blocks, values) not in kept:
-            kept[blocks, values] = self.model.surgery_features(batch.images, blocks, values)
-        return kept[blocks, values]
+    def _once(self, batch: Batch, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """Return what one pass over a batch's images gives, kept for the other pairs of the same images."""
+        if self._passes[0] is not batch.backbone:
+            self._passes = (batch.backbone, {})
+        kept = self._passes[1]
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
 
     def _check(self, layer: str, kind: str, gradients: Tensor, batch: Batch) -> None:
         """Refuses a layer whose gradients are all zero or not finite where those of other layers are not.

@@ -16,7 +16,7 @@ from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.datasets.acquire.catalogue import variant_of
 from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.subsets import Selection, select
-from decomcam_bench.engine.evidence import check_needs
+from decomcam_bench.engine.evidence import PER_PAIR, check_needs
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
 from decomcam_bench.models.base import ModelSource
@@ -407,12 +407,18 @@ def expected_passes(group: Group, open_cells: Sequence[PlannedCell], amount: Amo
     }
     attentions = {(cell.layer, cell.method.differentiated) for cell in open_cells if "attentions" in cell.method.needs}
     total.backward = total.head = pairs * (len(gradients) + len(attentions))
+    extra: set[tuple[object, ...]] = set()
     for cells in shared_cells(open_cells):
         first = cells[0]
         channels = shapes[first.layer][0] if first.layer else 0
         largest = max((cell.rank or 0 for cell in cells), default=0) or None
         cost = first.method.cost(largest, channels)
-        total.backbone += images * cost.backbone
+        passed = first.method.backbone_pass or (first.key,)
+        if passed not in extra:
+            extra.add(passed)
+            total.backbone += (amount.targeted if first.method.needs & PER_PAIR else images) * cost.backbone
+        if not first.method.needs & {"gradients", "attentions"}:
+            total.backward += pairs * cost.backward
         total.head += pairs * cost.head
         total.method_scored += pairs * (cost.scored - cost.shared) + amount.targeted * cost.shared
     size = (group.model.input_size, group.model.input_size)

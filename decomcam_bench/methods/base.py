@@ -32,8 +32,22 @@ from decomcam_bench.core.validation import check_choice
 #:   class token (N, d) and of the grid (N, d, h, w); see :mod:`decomcam_bench.models.surgery`;
 #: ``text_embeddings()``: (K, d), unit length, of all texts of the data set;
 #: ``empty_text()``: (d,), unit length, of the prompt with nothing in the place of the class name;
+#: ``attention_weights()`` (with the grid), ``dense_features(attention, blocks, std)``, ``legrad_gradients(blocks)`` and
+#:   ``class_token_gradients(single_head)``: see :mod:`decomcam_bench.models.vit_internals`;
+#: ``image_gradients(images, pair)``: float32 (M, 3, H, W), of the scores of images (M, 3, H, W) for pairs (M,);
 #: ``class_ids()``: int64 (P,), the index of each pair's own text among them.
-EXTRAS = ("attentions", "surgery_features", "text_embeddings", "empty_text", "class_ids")
+EXTRAS = (
+    "attentions",
+    "surgery_features",
+    "text_embeddings",
+    "empty_text",
+    "attention_weights",
+    "dense_features",
+    "legrad_gradients",
+    "class_token_gradients",
+    "image_gradients",
+    "class_ids",
+)
 
 #: How native maps are upsampled to input resolution, see :class:`Explanation`.
 MODES = ("bilinear", "bicubic", "none")
@@ -346,6 +360,11 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def cost(self, rank: int | None, channels: int) -> Cost:
         """Return the passes per pair at a layer of ``channels`` channels."""
+
+    @property
+    def backbone_pass(self) -> tuple[object, ...] | None:
+        """What identifies the further backbone pass of :meth:`cost`; methods with equal ones share it."""
+        return None
 
     def reporting(self) -> Method:
         """Return a method with the same maps that also reports what the maps do not depend on.

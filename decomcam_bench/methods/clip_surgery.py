@@ -84,6 +84,10 @@ class ClipSurgery(MapMethod):
         maps = failures.clean(maps)
         return finish(min_max(maps, (1, 2)) if self.floor == "minimum" else maps.relu(), "bilinear", failures)
 
+    @property
+    def backbone_pass(self) -> tuple[object, ...]:
+        return ("surgery_features", self.blocks, self.values)
+
     def cost(self, rank: int | None, channels: int) -> Cost:
         return Cost(backbone=1)
 

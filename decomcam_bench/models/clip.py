@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from decomcam_bench.core.errors import ConfigError, ModelError
 from decomcam_bench.core.validation import check_choice
+from decomcam_bench.models import vit_internals
 from decomcam_bench.models.scoring import CLIP, CLIP_SCALE, SIMILARITY_SCORES, LogitScale
 from decomcam_bench.models.towers import LayerState, Tower, tower_of
 
@@ -349,6 +350,83 @@ class ClipModel:
                 scaled = torch.autograd.grad(features, inputs, outer * scale[:, None], materialize_grads=True)
             self.passes.backward += len(chosen)
             yield inputs, tuple(g.float() / scale.view(-1, *[1] * (g.dim() - 1)) for g in scaled)
+
+    def attention_weights(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the attention of every block, see :mod:`decomcam_bench.models.vit_internals`; one backbone pass."""
+        with torch.no_grad(), self._autocast():
+            found, grid = vit_internals.attention_weights(self.tower, images)
+        self.passes.backbone += len(images)
+        return found.float(), grid
+
+    def dense_features(self, images: Tensor, attention: str, blocks: int, std: float) -> Tensor:
+        """Return patch features, see :mod:`decomcam_bench.models.vit_internals`; one backbone pass."""
+        with torch.no_grad(), self._autocast():
+            found = vit_internals.dense_features(self.tower, images, attention, blocks, std)
+        self.passes.backbone += len(images)
+        return found.float()
+
+    def legrad_gradients(
+        self,
+        images: Tensor,
+        blocks: int,
+        image_of: Tensor,
+        class_ids: Tensor,
+        bank: TextBank,
+        kind: str,
+        batch_size: int,
+    ) -> Tensor:
+        """Return what LeGrad adds up for each pair, see :mod:`decomcam_bench.models.vit_internals`.
+
+        Takes a backbone pass of each image that has a pair, and a gradient per pair.
+        """
+        own, inside = image_of.unique(return_inverse=True)
+        with self._autocast():
+            found = vit_internals.legrad_gradients(
+                self.tower, images[own], blocks, inside, self._pair_score(class_ids, bank, kind), batch_size
+            )
+        self.passes.backbone += len(own)
+        self.passes.backward += len(image_of)
+        return found
+
+    def class_token_gradients(
+        self,
+        images: Tensor,
+        single_head: bool,
+        image_of: Tensor,
+        class_ids: Tensor,
+        bank: TextBank,
+        kind: str,
+        batch_size: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what Grad-ECLIP multiplies, see :mod:`decomcam_bench.models.vit_internals`; values of all images.
+
+        Takes a backbone pass of each image that has a pair, and a gradient per pair.
+        """
+        own, inside = image_of.unique(return_inverse=True)
+        with self._autocast():
+            slopes, values, cosine = vit_internals.class_token_gradients(
+                self.tower, images[own], single_head, inside, self._pair_score(class_ids, bank, kind), batch_size
+            )
+        self.passes.backbone += len(own)
+        self.passes.backward += len(image_of)
+        spread = torch.zeros(len(images), dtype=torch.int64, device=self.device)
+        spread[own] = torch.arange(len(own), device=self.device)
+        return slopes, values[spread], cosine[spread]
+
+    def image_gradients(self, images: Tensor, class_ids: Tensor, bank: TextBank, kind: str) -> Tensor:
+        """Return the gradients (M, 3, H, W) of the scores of images (M, 3, H, W) for texts (M,)."""
+        with torch.enable_grad():
+            inputs = images.detach().clone().requires_grad_()
+            with self._autocast():
+                features, _ = self.tower.forward(inputs, ())
+            score = text_scores(features.float(), bank, kind).gather(1, class_ids[:, None]).sum()
+            (found,) = torch.autograd.grad(score, inputs)
+        self.passes.backward += len(images)
+        return found.float()
+
+    def _pair_score(self, class_ids: Tensor, bank: TextBank, kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a function from features (m, d) and pairs (m,) to scores (m,)."""
+        return lambda features, pair: text_scores(features, bank, kind).gather(1, class_ids[pair, None])[:, 0]
 
     def surgery_features(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
         """Features by CLIP Surgery's path, see :meth:`Tower.surgery`; float32; one backbone pass."""

@@ -32,6 +32,13 @@ VIT = ("model=toyclip_vit", "model.weights=untrained")
             ("model=toyclip", "method=decomcam_difference", "rank=2"),
             {"backbone": (1, 0), "method_scored": (1, 2), "head": (0, 1), "backward": (0, 1)},
         ),
+        # Rollout and raw attention read the same pass; dense paths have one each.
+        (
+            (*VIT, "method=rollout,raw_attention,dense", "method.attention=sclip,gem"),
+            {"backbone": (4, 0)},
+        ),
+        ((*VIT, "method=legrad,grad_eclip"), {"backbone": (3, 0), "backward": (0, 2)}),
+        (("model=toyclip", "method=integrated_gradients", "method.steps=3"), {"backbone": (1, 0), "backward": (0, 3)}),
         # In half precision some methods take activations and gradients in float32: a pass of their own for all layers.
         (
             (*VIT, "precision=bf16", "method=gradcam,xgradcam,eigengradcam", "layer=block0,block2"),

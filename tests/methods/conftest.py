@@ -33,6 +33,7 @@ class Scorer:
     largest: int = 0
     scored: int = 0
     headed: int = 0
+    differentiated: int = 0
     images: list[Tensor] = field(default_factory=list)
 
     def score(self, images: Tensor, pair: Tensor) -> Tensor:
@@ -40,6 +41,11 @@ class Scorer:
         self.largest = max(self.largest, len(images))
         self.images.append(images.detach().clone())
         return (images.float() * self.image_weights.to(images.device)[pair]).flatten(1).sum(1) + 1
+
+    def image_gradients(self, images: Tensor, pair: Tensor) -> Tensor:
+        self.differentiated += len(images)
+        self.largest = max(self.largest, len(images))
+        return self.image_weights.to(images.device)[pair] * images.float().cos()
 
     def score_images(self, images: Tensor, image: Tensor) -> Tensor:
         self.scored += len(images)
@@ -83,6 +89,9 @@ def plain_evidence(
     features = (torch.randn(images, 6, generator=g), torch.randn(images, 6, *grid, generator=g))
     texts = torch.nn.functional.normalize(torch.randn(4, 6, generator=g), dim=1)
     own = torch.arange(pairs) % 4
+    weights = torch.randn(images, 3, tokens, tokens, generator=g).softmax(-1)
+    slopes = torch.randn(pairs, 2, *grid, generator=g).relu()
+    at_token = torch.randn(pairs, 6, generator=g), torch.rand(images, *grid, generator=g)
     evidence = Evidence(
         images=pictures.to(device, dtype),
         image_of=torch.tensor(image_of, device=device),
@@ -99,6 +108,13 @@ def plain_evidence(
         extras={
             "attentions": lambda: attentions.to(device),
             "surgery_features": lambda blocks, values: tuple(x.to(device) for x in features),
+            "attention_weights": lambda: (weights.to(device), grid),
+            "dense_features": lambda attention, blocks, std: features[1].to(device),
+            "legrad_gradients": lambda blocks: slopes.to(device),
+            "class_token_gradients": lambda single: tuple(
+                x.to(device) for x in (at_token[0], features[1], at_token[1])
+            ),
+            "image_gradients": scorer.image_gradients,
             "text_embeddings": lambda: texts.to(device),
             "empty_text": lambda: texts[-1].to(device),
             "class_ids": lambda: own.to(device),
@@ -128,6 +144,12 @@ def select(evidence: Evidence, pairs: list[int]) -> Evidence:
         extras={
             **evidence.extras,
             "attentions": lambda: evidence.extras["attentions"]()[chosen],
+            "legrad_gradients": lambda blocks: evidence.extras["legrad_gradients"](blocks)[chosen],
+            "class_token_gradients": lambda single: (
+                evidence.extras["class_token_gradients"](single)[0][chosen],
+                *evidence.extras["class_token_gradients"](single)[1:],
+            ),
+            "image_gradients": lambda images, pair: evidence.extras["image_gradients"](images, chosen[pair]),
             "class_ids": lambda: evidence.extras["class_ids"]()[chosen],
         },
         batch_size=evidence.batch_size,

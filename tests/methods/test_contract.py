@@ -31,8 +31,8 @@ READS_GRADIENTS = [
 RANK = 4
 
 
-#: Fewer masks: 4,000 a pair prove no more here.
-SMALL = {"rise": {"masks": 40}}
+#: Fewer masks and steps than in practice, which would prove no more here.
+SMALL = {"rise": {"masks": 40}, "integrated_gradients": {"steps": 3}, "smoothgrad": {"samples": 3}}
 
 
 def build(name: str) -> Method:
@@ -60,6 +60,13 @@ def counted(evidence: Evidence) -> list[int]:
         return attentions()
 
     evidence.extras["attentions"] = attend
+    for name in ("legrad_gradients", "class_token_gradients"):
+
+        def count_pairs(argument: object, name: str = name, made: object = evidence.extras[name]) -> object:
+            count[0] += len(gradients)
+            return made(argument)
+
+        evidence.extras[name] = count_pairs
     return count
 
 
@@ -86,7 +93,15 @@ def test_the_yaml_writes_out_every_option(name: str) -> None:
     method = registry.build("method", registry.read("method", name))
     options = {key: value for key, value in config.items() if key not in registry.DESCRIPTIVE}
     expected = dataclasses.asdict(method)
-    if not method.needs & {"gradients", "score", "head", "attentions"}:
+    if not method.needs & {
+        "gradients",
+        "score",
+        "head",
+        "attentions",
+        "legrad_gradients",
+        "class_token_gradients",
+        "image_gradients",
+    }:
         del expected["score"]
     assert options == expected
     assert config["name"] == name
@@ -116,7 +131,7 @@ def test_declared_cost_is_the_true_one(name: str, channels: int) -> None:
     method = build(name)
     cost = method.cost(RANK if method.ranked else None, channels)
     run(method, evidence)
-    assert backward[0] == 3 * cost.backward
+    assert backward[0] + scorer.differentiated == 3 * cost.backward
     assert scorer.headed == 3 * cost.head
     expected = 3 * (cost.scored - cost.shared) + 2 * cost.shared
     if name in BOUNDED:

@@ -9,6 +9,8 @@ are run as they are, on the CPU; imports that they do not need here are replaced
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import importlib
 import random
 import sys
@@ -201,8 +203,160 @@ def clip_surgery(checkout: Path) -> dict[str, Any]:
     return {name: value.numpy() for name, value in out.items()}
 
 
+def package(name: str, folder: Path) -> None:
+    """Make a folder importable under a name of its own, without running its ``__init__``."""
+    module = types.ModuleType(name)
+    module.__path__ = [str(folder)]
+    sys.modules[name] = module
+
+
+def functions_of(file: Path, names: tuple[str, ...], scope: dict[str, Any]) -> dict[str, Any]:
+    """Define some functions of a script that loads models when it is imported."""
+    tree = ast.parse(file.read_text())
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    exec(compile(tree, str(file), "exec"), scope)
+    return scope
+
+
+def tokens_first(visual: Any) -> Any:
+    """Run the blocks of an open_clip ViT on (T, N, D), as open_clip before 2.24 did."""
+    visual.transformer.forward = lambda x, **_: [x := block(x) for block in visual.transformer.resblocks][-1]
+    for block in visual.transformer.resblocks:
+        block.attn.batch_first = False
+    return visual
+
+
+def dense(checkout: Path) -> dict[str, Any]:
+    """Patch features of SCLIP, ClearCLIP or NACLIP, whichever the checkout holds: cosines with all texts."""
+    images, embeddings = subjects.normalised(subjects.photographs()), subjects.texts()[0]
+    state = subjects.clip("vit").visual.state_dict()
+    found = {}
+    if (checkout / "open_clip").is_dir():
+        package("clearclip", checkout / "open_clip")
+        module = importlib.import_module("clearclip.transformer")
+        visual = module.VisionTransformer(
+            SIDE, 16, 32, 7, 4, 4.0, output_dim=subjects.DIM, act_layer=module.QuickGELU, output_tokens=False
+        )
+        visual.load_state_dict(state)
+        with torch.no_grad():
+            found["clearclip"] = visual.eval()(images, "ClearCLIP", True)
+    else:
+        package("original", checkout / "clip")
+        visual = importlib.import_module("original.model").VisionTransformer(SIDE, 16, 32, 7, 4, subjects.DIM)
+        visual.load_state_dict(state)
+        name = "sclip"
+        if hasattr(visual, "set_params"):
+            visual.set_params("reduced", "naclip", 5.0)
+            name = "naclip"
+        with torch.no_grad():
+            found[name] = visual.eval()(images, return_all=True)
+            if found[name].shape[1] == images.shape[0]:
+                found[name] = found[name].transpose(0, 1)
+    with np.load(DATA / "dense.npz") if (DATA / "dense.npz").exists() else contextlib.nullcontext({}) as known:
+        out = dict(known)
+    for name, features in found.items():
+        out[name] = (F.normalize(features[:, -36:], dim=-1) @ embeddings.T).numpy()
+    return out
+
+
+def gem(checkout: Path) -> dict[str, Any]:
+    sys.path.insert(0, str(checkout))
+    stub("gem.gem", "cv2")
+    package("gem", checkout / "gem")
+    module = importlib.import_module("gem.gem_wrapper")
+    images, embeddings = subjects.normalised(subjects.photographs()), subjects.texts()[0]
+    model = subjects.clip("vit")
+    tokens_first(model.visual)
+    wrapper = module.GEMWrapper(model, None)
+    wrapper.encode_text = lambda _: embeddings[None]
+    with torch.no_grad():
+        maps = torch.cat([wrapper(image[None], []) for image in images])
+    return {"maps": torch.stack([maps[n, text] for n, text in enumerate(TEXT_OF)]).numpy()}
+
+
+def legrad(checkout: Path) -> dict[str, Any]:
+    stub("cv2")
+    package("legrad", checkout / "legrad")
+    module = importlib.import_module("legrad.wrapper")
+    images, embeddings = subjects.normalised(subjects.photographs()), subjects.texts()[0]
+    model = subjects.clip("vit")
+    wrapper = module.LeWrapper(model)
+    tokens_first(model.visual)
+    maps = [
+        wrapper.compute_legrad(embeddings[text : text + 1], image[None])[0, 0]
+        for image, text in zip(images, TEXT_OF, strict=True)
+    ]
+    return {"maps": torch.stack(maps).detach().numpy()}
+
+
+def grad_eclip(checkout: Path) -> dict[str, Any]:
+    visual = importlib.import_module("clip.model").VisionTransformer(SIDE, 16, 32, 7, 4, subjects.DIM)
+    visual.load_state_dict(subjects.clip("vit").visual.state_dict())
+    model = types.SimpleNamespace(visual=visual.eval().requires_grad_(False))
+    scope = functions_of(
+        checkout / "generate_emap.py",
+        ("attention_layer", "clip_encode_dense", "grad_eclip", "mask_clip", "compute_rollout_attention"),
+        {"torch": torch, "F": F, "clipmodel": model, "device": "cpu"},
+    )
+    out: dict[str, list[Tensor]] = {"with": [], "without": [], "mask": []}
+    embeddings = subjects.texts()[0]
+    with mock.patch.object(Tensor, "half", lambda self: self):
+        for image, text in zip(subjects.normalised(subjects.photographs()), TEXT_OF, strict=True):
+            with torch.enable_grad():
+                pixels = image[None].clone().requires_grad_()
+                features, v_final, _, v, q_out, k_out, _, output, size = scope["clip_encode_dense"](pixels)
+                score = F.normalize(features[:, 0], dim=-1)[0] @ embeddings[text]
+            out["with"].append(scope["grad_eclip"](score, q_out, k_out, v, output, size, True))
+            out["without"].append(scope["grad_eclip"](score, q_out, k_out, v, output, size, False))
+            out["mask"].append((F.normalize(v_final[0], dim=-1) @ embeddings[text]).detach().reshape(size))
+        weights = _attentions(visual, subjects.normalised(subjects.photographs()))
+        out["rollout"] = list(scope["compute_rollout_attention"](weights))
+    return {name: torch.stack(maps).numpy() for name, maps in out.items()}
+
+
+def _attentions(visual: Any, images: Tensor) -> list[Tensor]:
+    """Head-averaged attention of each block, by torch's own attention module."""
+    found: list[Tensor] = []
+    for block in visual.transformer.resblocks:
+        block.attn.register_forward_pre_hook(
+            lambda module, inputs, kwargs: (inputs, {**kwargs, "need_weights": True}), with_kwargs=True
+        )
+        block.attn.register_forward_hook(lambda module, inputs, output: found.append(output[1]))
+    with torch.no_grad():
+        visual(images)
+    return found
+
+
+def captum(_: Path) -> dict[str, Any]:
+    """Attributions of the captum package, signed, of channels."""
+    from captum.attr import InputXGradient, IntegratedGradients
+
+    images, target = subjects.normalised(subjects.photographs()), torch.tensor(TEXT_OF)
+    out = {}
+    for tower in ("vit", "resnet"):
+        model = Logits(tower).requires_grad_(False)
+        steps = IntegratedGradients(model).attribute(images, target=target, n_steps=12)
+        product = InputXGradient(model).attribute(images.clone().requires_grad_(), target=target)
+        out[f"{tower}/integrated_gradients"] = steps.abs().sum(1).numpy()
+        out[f"{tower}/input_x_gradient"] = product.detach().abs().sum(1).numpy()
+    return out
+
+
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    maker.__name__: maker for maker in (photographs, groupcam, decomcam2023, decomcam_fork, rise, clip_surgery)
+    maker.__name__: maker
+    for maker in (
+        photographs,
+        groupcam,
+        decomcam2023,
+        decomcam_fork,
+        rise,
+        clip_surgery,
+        dense,
+        gem,
+        legrad,
+        grad_eclip,
+        captum,
+    )
 }
 
 

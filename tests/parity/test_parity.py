@@ -122,3 +122,65 @@ def test_clip_surgery_of_a_single_text(tower: str) -> None:
     answer = Subject(alone.model, bank, alone.images).explain(build("clip_surgery"), text_of=(0, 0, 0, 0))
     stored = torch.tensor(golden("clip_surgery")[f"{tower}/single"])[..., 0].reshape(answer.native.shape)
     assert deviation(answer.native, min_max(stored, (1, 2)).numpy()) < 1e-3
+
+
+@pytest.mark.parametrize("attention", ["sclip", "clearclip", "naclip"])
+def test_dense_family(attention: str) -> None:
+    answer = subject("vit").explain(build("dense", attention=attention))
+    stored = torch.tensor(golden("dense")[attention])
+    expected = torch.stack([stored[n, :, text] for n, text in enumerate(TEXT_OF)]).reshape(answer.native.shape)
+    assert deviation(answer.native, min_max(expected, (1, 2)).numpy()) < 1e-4
+
+
+def test_gem() -> None:
+    maps = subject("vit").explain(build("dense", attention="gem")).maps((SIDE, SIDE))
+    # The package min-maxes after upsampling.
+    assert deviation(sampled(min_max(maps, (1, 2))), golden("gem")["maps"]) < 1e-4
+
+
+def test_legrad() -> None:
+    maps = subject("vit").explain(build("legrad")).maps((SIDE, SIDE))
+    assert deviation(sampled(min_max(maps, (1, 2))), golden("legrad")["maps"]) < 1e-4
+
+
+@pytest.mark.parametrize("similarity", [True, False])
+def test_grad_eclip(similarity: bool) -> None:
+    answer = subject("vit").explain(build("grad_eclip", similarity=similarity))
+    assert deviation(answer.native, golden("grad_eclip")["with" if similarity else "without"]) < 1e-4
+
+
+def test_maskclip_on_a_vit() -> None:
+    answer = subject("vit").explain(build("dense", attention="mask"))
+    expected = min_max(torch.tensor(golden("grad_eclip")["mask"]), (1, 2))
+    assert deviation(answer.native, expected.numpy()) < 1e-4
+
+
+def test_maskclip_on_a_resnet_is_the_value_path_of_its_pool() -> None:
+    """Two 1 x 1 convolutions, as in the authors' segmentation head."""
+    case = subject("resnet")
+    answer = case.explain(build("dense", attention="mask", floor="zero"))
+    visual = case.model.clip.visual.double()
+    try:
+        with torch.no_grad():
+            x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(case.images.double())))))
+            pool = visual.attnpool
+            for projection in (pool.v_proj, pool.c_proj):
+                x = torch.nn.functional.conv2d(x, projection.weight[..., None, None], projection.bias)
+            x = torch.nn.functional.normalize(x, dim=1)
+            expected = torch.einsum("ndhw,nd->nhw", x, case.bank.embeddings[list(TEXT_OF)].double()).relu()
+    finally:
+        visual.float()
+    torch.testing.assert_close(answer.native, expected.float(), atol=1e-5, rtol=1e-3)
+
+
+def test_rollout() -> None:
+    answer = subject("vit").explain(build("rollout"))
+    assert deviation(answer.native, golden("grad_eclip")["rollout"]) < 1e-4
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+@pytest.mark.parametrize("name", ["integrated_gradients", "input_x_gradient"])
+def test_pixel_attributions(tower: str, name: str) -> None:
+    options = {"steps": 12} if name == "integrated_gradients" else {}
+    maps = subject(tower).explain(build(name, **options)).maps((SIDE, SIDE))
+    assert deviation(sampled(maps), golden("captum")[f"{tower}/{name}"]) < 1e-3
