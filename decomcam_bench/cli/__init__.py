@@ -69,6 +69,10 @@ class _Parser(argparse.ArgumentParser):
         self.register("action", "store", _StoreOnce)
 
     def error(self, message: str) -> NoReturn:
+        for action in self._actions:
+            name = str(action.metavar or action.dest)
+            if message.startswith("the following arguments are required") and action.choices and name in message:
+                message += f"; {name} is one of {', '.join(map(str, action.choices))}"
         raise UserError(f"{message}; see {self.prog} --help")
 
 
@@ -221,14 +225,16 @@ def _execute(arguments: list[str], common: argparse.Namespace) -> int:
     parsed, rest = parser.parse_known_args(arguments)
     if rest:
         # Words after an option, which argparse gives no list that could have ended before it.
-        words = getattr(parsed, "overrides", getattr(parsed, "keys", None))
+        name = "overrides" if hasattr(parsed, "overrides") else "keys"
+        words = getattr(parsed, name, None)
         wrong = [w for w in rest if w.startswith("-")] or (rest if words is None else [])
         if wrong:
             command = f" {parsed.command}" if parsed.command else ""
             hint = _nearest_option(parser, parsed.command, wrong[0])
+            if parsed.command == "table" and "=" in wrong[0] and not wrong[0].startswith("-"):
+                hint = f" (to filter rows: --where {wrong[0]})"
             raise UserError(f"unrecognized arguments: {' '.join(wrong)}{hint}; see decomcam-bench{command} --help")
-        assert words is not None
-        words += rest
+        setattr(parsed, name, [*(words or []), *rest])
     if parsed.command is None:
         parser.print_help()
         return 0
@@ -261,7 +267,7 @@ def add_command(
 
 def add_overrides(parser: argparse.ArgumentParser, explained: str) -> None:
     """Add the words ``key=value``, which a shell can complete."""
-    action = parser.add_argument("overrides", nargs="*", metavar="key=value", help=explained)
+    action = parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=explained)
 
     def complete(prefix: str, parsed_args: argparse.Namespace, **rest: Any) -> list[str]:
         from decomcam_bench.cli.completion import override_words

@@ -36,7 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
     check = actions.add_parser("verify", help="check a folder: exit status 0 if it is sound, 1 if not")
     check.add_argument("name", help="name of the data set")
-    check.add_argument("overrides", nargs="*", metavar="key=value", help="options of the data set, such as year=2012")
+    check.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="options of the data set, such as year=2012"
+    )
     check.add_argument("--root", help="its folder; default: looked for in the data folder")
     check.add_argument("--fast", action="store_true", help="read the headers of images only, decode nothing")
     check.add_argument("--all", action="store_true", help="show every finding, not the first ten of each kind")
@@ -233,6 +235,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--mirror {arguments.mirror}: not an address of the form https://host/folder")
     root = Path(arguments.root).expanduser() if arguments.root else data_folder() / arguments.name
     archives = Path(arguments.archives).expanduser() if arguments.archives else None
+    if archives is not None and not archives.is_dir():
+        raise ConfigError(f"--archives {arguments.archives}: no such folder; name the one that holds the archives")
     preparation = Preparation(root, arguments.mirror, archives, arguments.keep_archives)
     print(f"{entry.title}\nlicence: {entry.licence}\ninto: {root}")
     missing = []

@@ -67,6 +67,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if out.exists() and out.samefile(image):
         raise ConfigError(f"--out {out}: this is the picture itself; name another file")
     config = parse(arguments.overrides)
+    explained = explain_as(config, image, arguments.text)
     if not any(word.lstrip("+").startswith("model") for word in arguments.overrides):
         used = config.settings[0].model["name"]
         log.info(
@@ -74,7 +75,6 @@ def execute(arguments: argparse.Namespace) -> int:
             "such as model=rn50",
             used,
         )
-    explained = explain_as(config, image, arguments.text)
     explained.save(out, arguments.colormap, arguments.dpi)
     print(printable(str(out)))
     if arguments.maps:

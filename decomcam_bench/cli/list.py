@@ -30,7 +30,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = add_command(subparsers, "list", summary, _EXAMPLES)
     parser.add_argument("what", choices=(*KINDS, "layers", "architectures"))
     parser.add_argument(
-        "overrides", nargs="*", metavar="NAME", help="only these, in full; for layers: model=NAME and its options"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="only these, in full; for layers: model=NAME",
     )
     parser.add_argument("--format", choices=("table", "names"), default="table")
     add_json(parser)
@@ -163,9 +167,13 @@ def _architectures(words: Sequence[str]) -> list[dict[str, str]]:
 def _layers(overrides: Sequence[str]) -> list[dict[str, str]]:
     from decomcam_bench.config import registry
     from decomcam_bench.config.settings import load_config, untrained_twin
+    from decomcam_bench.core.errors import ConfigError
     from decomcam_bench.engine.plan import label
 
     words = [word if "=" in word else f"model={word}" for word in overrides]
+    for word in words:
+        if word.lstrip("+").partition("=")[0].partition(".")[0] not in ("model", "dataset"):
+            raise ConfigError(f"list layers takes no '{word}'; write model=NAME, and options of the model")
     # Layers belong to the architecture: no weights are needed, nor fetched.
     models: dict[str, dict[str, Any]] = {}
     for setting in load_config(words).settings:

@@ -20,7 +20,9 @@ _EXAMPLES = """\
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "results", "find, inspect, compare, clean and export results", _EXAMPLES)
     parser.add_argument("action", choices=("list", "show", "compare", "rm", "gc", "export"))
-    parser.add_argument("keys", nargs="*", metavar="KEY", help="of cells: one to show, two to compare, any to rm")
+    parser.add_argument(
+        "keys", nargs="*", default=[], metavar="KEY", help="cells: one to show, two to compare, any to rm"
+    )
     add_results(parser)
     parser.add_argument("--metric", metavar="NAME", help="compare, export: only this metric")
     parser.add_argument("--images", type=int, default=10, metavar="N", help="compare: images to show (default: 10)")

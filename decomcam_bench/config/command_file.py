@@ -60,7 +60,8 @@ def _read_file(name: str, depth: int) -> list[Values]:
     try:
         text = Path(name).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"@{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise ConfigError(f"@{name}: cannot be read ({reason}); name a file that lists overrides") from error
     content = _parse(text)
     if content is None:
         raise ConfigError(f"@{name}: holds no override; write one per line, such as method=decomcam,gradcam")

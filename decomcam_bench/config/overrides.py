@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 
 from decomcam_bench.config import registry
@@ -101,6 +101,8 @@ def _swept(key: str, override: Override, word: str) -> list[Any]:
             valid = f"; valid: {listed(names, glob.include[0])}" if names else "; only groups of choices take a glob"
             raise ConfigError(f"'{word}': matches nothing{valid}")
         return found
+    if isinstance(glob, IntervalSweep):
+        raise ConfigError(f"'{word}': an interval has no end of values; write range(1,5), or a list such as 1,2,5")
     return [_scalar(text) for text in override.sweep_string_iterator()]
 
 

@@ -243,11 +243,9 @@ def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _typed(value: Any) -> str:
     """Return a value as it is typed."""
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, list)
-        else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def type_words(error: Exception) -> str:

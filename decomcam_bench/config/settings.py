@@ -22,7 +22,7 @@ from decomcam_bench.config import registry
 from decomcam_bench.config.chosen import Options
 from decomcam_bench.config.command_file import read_blocks
 from decomcam_bench.config.overrides import GROUPS, quoted
-from decomcam_bench.core.errors import ConfigError, unknown
+from decomcam_bench.core.errors import ConfigError, listed, unknown
 from decomcam_bench.core.validation import check_choice
 
 #: Methods that know nothing of the model, and the annotated region itself: floor and ceiling.
@@ -181,8 +181,11 @@ def _key_sets(values: Mapping[str, list[Any]]) -> list[RunKeys]:
 
 def _words(values: Mapping[str, Sequence[Any]], group: str, default: Sequence[str]) -> list[str]:
     """Return the names of the chosen of a group; a class alone, ``method.impl=module:Class``, is one too."""
-    found = values.get(group) or values.get(f"{group}.impl") or default
-    return [str(word) for word in found]
+    found = [str(word) for word in values.get(group) or values.get(f"{group}.impl") or default]
+    if any(word in ("", "None") for word in found):
+        names = listed(registry.names(group))
+        raise ConfigError(f"{group}={','.join(found)}: an empty name; write one or several of {names}")
+    return found
 
 
 def _default_model(dataset: Mapping[str, Any]) -> str:

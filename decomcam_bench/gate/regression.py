@@ -90,6 +90,9 @@ def read_tolerances(choice: str = "default", overrides: Sequence[str] = ()) -> T
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise ConfigError(f"--tolerances {choice}: cannot be read ({' '.join(str(error).split())})") from error
     else:
+        names = registry.names("gate")
+        if choice not in names:
+            raise ConfigError(f"--tolerances: {unknown('choice', choice, names)}, or a file that ends in .yaml")
         content = registry.read("gate", choice)
     if not isinstance(content, Mapping) or not isinstance(content.get("tolerances", {}), Mapping):
         raise ConfigError(f"--tolerances {choice}: needs a mapping 'tolerances' from column names to amounts")

@@ -90,13 +90,16 @@ def pair_values(cell: Cell) -> dict[str, pd.Series]:
             continue
         records = evaluated(metric_records(cell, key))
         metric = metric_of(content)
-        for column, described in zip(metric.columns, content.columns, strict=True):
+        labels = {described.name: described.label for described in content.columns}
+        for column in metric.columns:
+            if column.name not in labels:
+                continue
             name = column.value or ("hit" if "hit" in records else column.name)
             if name in records and column.direction != "none" and not column.machine and records[name].ndim == 1:
                 series = records.set_index(["position", "class_id"])[name]
                 if series.dtype != object and len(series):
                     sign = -1.0 if column.direction == "lower" else 1.0
-                    found.setdefault(described.label, series.astype(float) * sign)
+                    found.setdefault(labels[column.name], series.astype(float) * sign)
                 if not column.value:
                     break
     return found

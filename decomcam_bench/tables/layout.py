@@ -30,9 +30,11 @@ def where(table: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
             )
         wanted = _split(values)
         keep = [any(_matches(_text(value), word) for word in wanted) for value in table[name]]
-        if len(table) and not any(keep):
-            present = sorted({_text(value) for value in table[name]})
-            raise ConfigError(f"--where {condition}: no row has that; there are: {', '.join(present)}")
+        missing = [word for word in wanted if not any(_matches(_text(value), word) for value in table[name])]
+        if len(table) and missing:
+            present = sorted({_text(value) or "(none)" for value in table[name]})
+            what = f"{name}={missing[0]}" if len(wanted) > 1 else "that"
+            raise ConfigError(f"--where {condition}: no row has {what}; there are: {', '.join(present)}")
         table = table[keep]
     return table.reset_index(drop=True)
 
@@ -84,6 +86,7 @@ def choose(table: pd.DataFrame, rows: str | None, columns: str | None) -> pd.Dat
     """
     own, more = numbers(table), belongs(table)
     labels = _known("--rows", _split(rows), [*IDENTITY, "key"]) if rows else list(IDENTITY)
+    labels += _telling_apart(table, labels)
     if columns:
         patterns = _split(columns)
         extra = [*COUNTS, *own]
@@ -108,6 +111,17 @@ def choose(table: pd.DataFrame, rows: str | None, columns: str | None) -> pd.Dat
     blocks = [tuple(row) for row in table[["dataset", "model"]].astype(str).itertuples(index=False)]
     chosen.attrs = {**table.attrs, "shown": more, "blocks": blocks}
     return chosen
+
+
+def _telling_apart(table: pd.DataFrame, labels: Sequence[str]) -> list[str]:
+    """Return the labels that have to be shown too, so that no two rows look alike."""
+    shown = [*labels]
+    for name in [name for name in (*IDENTITY, "key") if name not in labels and name in table]:
+        texts = table[shown].map(_text)
+        alike = texts.duplicated(keep=False)
+        if alike.any() and table[alike].assign(**texts).groupby(shown)[name].nunique(dropna=False).gt(1).any():
+            shown.append(name)
+    return shown[len(labels) :]
 
 
 def _known(option: str, names: Sequence[str], valid: Sequence[str]) -> list[str]:
