@@ -35,7 +35,7 @@ from decomcam_bench.explainer.figures import draw
 from decomcam_bench.explainer.files import check_path, save_figure, writing
 from decomcam_bench.methods.base import EXTRAS, Evidence, Explanation, Method, explained, upsample
 from decomcam_bench.models.clip import ClipModel, TextBank, resolve_device
-from decomcam_bench.store.store import key_of
+from decomcam_bench.store.schema import key_of
 
 #: Keys of a run that mean something for a single picture.
 KEYS = ("model", "method", "layer", "rank", "seed", "precision", "device", "batch_size")
