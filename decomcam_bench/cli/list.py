@@ -36,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME",
         help="only these, in full; for layers: model=NAME",
     )
+    parser.add_argument("--all", action="store_true", help="models: also open_clip's architectures and other names")
     parser.add_argument("--format", choices=("table", "names"), default="table")
     add_json(parser)
     parser.set_defaults(execute=execute)
@@ -48,7 +49,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if what == "architectures":
         return _print(arguments, _architectures(words))
     if not words:
-        return _print(arguments, _choices(KINDS[what]))
+        rows = _choices(KINDS[what])
+        return _print(arguments, [*rows, *_other_models()] if arguments.all and what == "models" else rows)
     described = [_describe(KINDS[what], word) for word in words]
     if arguments.json:
         print(json.dumps(described, indent=2))
@@ -84,6 +86,16 @@ def _choices(group: str) -> list[dict[str, str]]:
     return [
         {"name": name, "description": str(registry.read(group, name).get("description", ""))}
         for name in registry.names(group)
+    ]
+
+
+def _other_models() -> list[dict[str, str]]:
+    """Return the names that ``model=`` takes without a YAML."""
+    from decomcam_bench.config import models
+
+    return [
+        *({"name": name, "description": "architecture of open_clip"} for name in models.architectures()),
+        *({"name": name, "description": f"the same as {target}"} for name, target in models.aliases().items()),
     ]
 
 

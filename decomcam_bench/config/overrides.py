@@ -198,6 +198,8 @@ def check_repeated(words: Iterable[str]) -> None:
     Raises:
         ConfigError: naming the key and a sweep of both values.
     """
+    words = list(words)
+    check_blanks(words)
     seen: dict[str, str] = {}
     for word in words:
         if word.startswith("@"):
