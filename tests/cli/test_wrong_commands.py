@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +137,13 @@ CASES = [tuple(part.strip() for part in line.rsplit(" | ", 1)) for line in WRONG
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("wrong")
     store, picture = folder / "store", folder / "p.png"
     words = ["method=center,random", "metric=energy", "limit=2", "workers=0", f"results={store}"]
     assert main(["run", "--quiet", *words]) == 0
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(picture)
-    yield {"$R": f"--results={store}", "$P": str(picture), "$N": str(folder / "none" / "x")}
+    return {"$R": f"--results={store}", "$P": str(picture), "$N": str(folder / "none" / "x")}
 
 
 @pytest.mark.parametrize(("command", "said"), CASES, ids=[command for command, _ in CASES])
