@@ -64,6 +64,7 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.config.overrides import check_repeated
     from decomcam_bench.tables import layout
     from decomcam_bench.tables.cells import notes
+    from decomcam_bench.tables.coverage import fewer_pairs
     from decomcam_bench.tables.tables import load_table, render
 
     check_repeated(arguments.overrides)
@@ -81,6 +82,9 @@ def execute(arguments: argparse.Namespace) -> int:
         print(render(shown, arguments.format, result.results), end="")
     for line in notes(result.results, result.keys):
         log.warning(line)
+    fewer = fewer_pairs(result.results, result.keys)
+    if fewer:
+        log.info("some numbers are over fewer pairs than there are maps: %s", "; ".join(fewer))
     if _lacks_controls(result.results, result.keys):
         log.info("no row shows what chance or the annotation itself scores here; controls=true adds some")
     hopeless = (table["n_expected"] > 0) & (table["n_evaluated"] == 0)
