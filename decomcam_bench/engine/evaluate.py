@@ -14,25 +14,31 @@ from torch import Tensor
 from decomcam_bench.config.settings import RunKeys
 from decomcam_bench.core.errors import StrictError
 from decomcam_bench.core.reasons import Failure, Reason
+from decomcam_bench.datasets.base import Target
 from decomcam_bench.engine.evidence import Batch
 from decomcam_bench.engine.loading import Loaded
-from decomcam_bench.engine.plan import Group, PlannedMetric, shared_cells
+from decomcam_bench.engine.plan import Group, PlannedCell, PlannedMetric, shared_cells
 from decomcam_bench.engine.records import Row, judged, pair_row, record, view_of
 from decomcam_bench.engine.session import ModelSession, Picture
 from decomcam_bench.engine.shard import ShardWriter
 from decomcam_bench.engine.state import CellState
 from decomcam_bench.methods.base import Components, Explanation
-from decomcam_bench.metrics.base import Fail, MapMetric, Metric, ModelMetric, PairBatch, PairMap, Skip, Work
+from decomcam_bench.metrics.base import Fail, MapMetric, Metric, ModelMetric, PairBatch, PairMap, Retext, Skip, Work
+from decomcam_bench.models.clip import TextBank
 from decomcam_bench.store.maps import work_of
+
+#: A word that means nothing, for the text that no map should follow.
+NONSENSE = "vorzelque"
 
 
 @dataclass
 class Pairs:
-    """The pairs of one batch: what every record says of them, and the classes of each one's image."""
+    """The pairs of one batch: what every record says of them, and the classes and chosen targets of their images."""
 
     batch: Batch
     rows: list[Row]
     classes: list[tuple[int, ...]]
+    targets: list[tuple[Target, ...]]
 
 
 class Evaluator:
@@ -58,6 +64,7 @@ class Evaluator:
         places = {id(plan): place for place, plan in enumerate(plans)}
         self.sharing = [[places[id(plan)] for plan in cells] for cells in shared_cells(plans)]
         self.pending: list[Future[None]] = []
+        self.odd_texts: TextBank | None = None
 
     def evaluate(self, positions: Sequence[int], images: Sequence[Loaded]) -> None:
         """Evaluate all pairs of a batch of images for all cells."""
@@ -75,7 +82,8 @@ class Evaluator:
                 pair_row(good[slot][0], good[slot][1].image_id, target.class_id, target.class_name)
                 for slot, target in zip(slots, batch.targets, strict=True)
             ]
-            self._explain(Pairs(batch, rows, [good[slot][2] for slot in slots]))
+            targets = [good[slot][1].targets for slot in slots]
+            self._explain(Pairs(batch, rows, [good[slot][2] for slot in slots], targets))
 
     def finish(self) -> None:
         """Wait for the metrics of the other thread."""
@@ -158,6 +166,32 @@ class Evaluator:
             else:
                 writer.maps[key].append((*place, explanation.mode, native[pair], works[pair].forward))
 
+    def _retext(self, plan: PlannedCell, pairs: Pairs) -> Retext | None:
+        """Return what makes maps of the same pairs with other texts, for a method that can be run again."""
+        if not plan.method.repeatable:
+            return None
+        batch, model = pairs.batch, self.group.model
+        others = [_other_of(t, several) for t, several in zip(batch.targets, pairs.targets, strict=True)]
+        classes = len(self.group.bank.embeddings)
+        absent = [_absent_of(t.class_id, seen, classes) for t, seen in zip(batch.targets, pairs.classes, strict=True)]
+        nothing = Target.of(0, "", [])
+
+        def maps(text: str) -> Tensor:
+            maker = self.session.maker
+            if text == "other":
+                targets = [other or own for other, own in zip(others, batch.targets, strict=True)]
+                return maker.retext(batch, plan, targets, [target.class_id for target in targets])
+            blank = [nothing] * len(batch)
+            if text == "absent":
+                return maker.retext(batch, plan, blank, absent)
+            if self.odd_texts is None:
+                templates = self.group.dataset.prompts.templates
+                own = model.text_bank([[one.replace("{}", NONSENSE) for one in templates], [""]])
+                self.odd_texts = self.group.bank.joined(own)
+            return maker.retext(batch, plan, blank, [classes + (text == "empty")] * len(batch), self.odd_texts)
+
+        return Retext(maps, batch.object_masks, [other is not None for other in others])
+
     def _look(
         self,
         cell: CellState,
@@ -208,6 +242,7 @@ class Evaluator:
             remap=self.session.maker.remap(batch, plan.layer, plan.method, plan.rank),
             components=explanation.components,
             batch_size=self.keys.batch_size,
+            retext=self._retext(plan, pairs) if "retext" in metric.needs else None,
         )
         with torch.no_grad():
             outcomes = metric.evaluate_batch(pair_batch)
@@ -217,6 +252,18 @@ class Evaluator:
                 values = outcome.values if isinstance(outcome, Fail) else {}
                 outcome = Fail(failed, values or metric.worst())
             self.writer.values[plan.key, planned.key].append({**pairs.rows[p], **record(outcome, metric)})
+
+
+def _other_of(target: Target, several: Sequence[Target]) -> Target | None:
+    """Return the next target of another class of the same image, or None."""
+    others = [other for other in several if other.class_id != target.class_id]
+    later = [other for other in others if other.class_id > target.class_id]
+    return next(iter(later or others), None)
+
+
+def _absent_of(class_id: int, shown: Sequence[int], classes: int) -> int:
+    """Return the next class that an image does not show; the class itself if it shows all."""
+    return next((k % classes for k in range(class_id + 1, class_id + classes) if k % classes not in shown), class_id)
 
 
 def _within(metric: Metric, position: int) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -321,6 +321,39 @@ class EvidenceMaker:
             return maps
 
         return maps_of
+
+    def retext(
+        self,
+        batch: Batch,
+        plan: Any,
+        targets: Sequence[Target],
+        class_ids: Sequence[int],
+        bank: TextBank | None = None,
+    ) -> Tensor:
+        """Return the maps (P, H, W) of the pairs of a batch with other texts.
+
+        Args:
+            batch: the pairs.
+            plan: of the cell: its layer, method and rank.
+            targets: what is annotated for the other texts, for methods that draw it.
+            class_ids: of the other texts.
+            bank: that holds them; None: the data set's own.
+        """
+        method = plan.method
+        maker = self if bank is None else EvidenceMaker(self.model, bank, self.batch_size, self.seed)
+        own = [
+            target if target.class_id == class_id else replace(target, class_id=class_id)
+            for target, class_id in zip(targets, class_ids, strict=True)
+        ]
+        changed = replace(batch, class_ids=torch.tensor(class_ids, device=batch.images.device), targets=own)
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        with counted_apart(self.model) as passes:
+            evidence = maker.evidence(
+                changed, plan.layer, method.score, method.needs, method.differentiated, method.full_precision
+            )
+            maps = explained(method, evidence, [plan.rank])[plan.rank].maps(size)
+        self.model.passes.metric_scored += passes.backbone + passes.head + passes.method_scored
+        return maps
 
 
 def usable(gradients: Tensor) -> bool:

@@ -275,6 +275,22 @@ class PairMap:
 
 
 @dataclass
+class Retext:
+    """Make maps of the same pairs with other texts.
+
+    Attributes:
+        maps: float32 (P, H, W) for ``other`` (another class of the same image), ``absent`` (a class that the image
+            does not show), ``nonsense`` or ``empty``; the passes count as metric-scored.
+        region: bool (P, H, W), the annotated object of each pair at the model's input.
+        several: bool for each pair, whether its image shows another class.
+    """
+
+    maps: Callable[[str], Tensor]
+    region: Callable[[], Tensor]
+    several: Sequence[bool]
+
+
+@dataclass
 class PairBatch:
     """P maps of one cell, for metrics that run the model or look at components.
 
@@ -295,6 +311,7 @@ class PairBatch:
         remap: recomputes the map of changed images of the same pairs (coherency), or None.
         components: of a decomposition, or None.
         batch_size: most images to put through the model at a time.
+        retext: makes maps with other texts, or None.
     """
 
     maps: Tensor
@@ -311,6 +328,7 @@ class PairBatch:
     components: Components | None = None
     batch_size: int = 64
     failed: Tensor | None = None
+    retext: Retext | None = None
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -61,6 +61,14 @@ class TextBank:
     norms: Tensor
     empty: Tensor | None = None
     scale: LogitScale = CLIP
+
+    def joined(self, more: TextBank) -> TextBank:
+        """Return a bank with the texts of another one after its own."""
+        return replace(
+            self,
+            embeddings=torch.cat([self.embeddings, more.embeddings]),
+            norms=torch.cat([self.norms, more.norms]),
+        )
 
 
 @dataclass

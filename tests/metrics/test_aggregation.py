@@ -29,6 +29,13 @@ def records(pairs: int) -> pd.DataFrame:
                 "coherency",
                 "complexity",
                 "ties",
+                "specificity",
+                "ssim_absent",
+                "ssim_nonsense",
+                "ssim_empty",
+                "spearman_absent",
+                "spearman_nonsense",
+                "spearman_empty",
             ),
             *("pointing", "covered", "diversity", "pointing_floor", "energy_floor", "covered_floor"),
         )
