@@ -72,7 +72,7 @@ def execute(arguments: argparse.Namespace) -> int:
         used = config.settings[0].model["name"]
         log.info(
             "model=%s, the embedded default, knows drawn scenes alone; for photographs name another model, "
-            "such as model=rn50",
+            "such as model=photoclip or model=rn50",
             used,
         )
     explained.save(out, arguments.colormap, arguments.dpi)

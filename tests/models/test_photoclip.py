@@ -10,6 +10,7 @@ from decomcam_bench.config import registry
 from decomcam_bench.core.errors import ModelError
 from decomcam_bench.datasets.prompts import imagenet_names
 from decomcam_bench.models import photoclip
+from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.photoclip import EMBED_DIM, build_photoclip, packaged_trunk, phrase_table, shipped
 
 needs_package = pytest.mark.skipif(packaged_trunk() is None, reason="needs the extra 'photo'")
@@ -99,6 +100,23 @@ def test_cosines_rank_names_as_the_projected_classifier_does(classifier):
     assert torch.equal(cosines.argmax(1), logits.argmax(1))
     standard = [(x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True) for x in (cosines, logits)]
     torch.testing.assert_close(*standard, atol=0.01, rtol=0)
+
+
+@needs_package
+def test_the_photographs_that_ship_are_named_rightly():
+    model = source().load("cpu", "fp32")
+    dataset = registry.build("dataset", registry.read("dataset", "photos"))
+    bank = model.text_bank(dataset.prompts.texts(dataset))
+    hits = present = 0
+    for index in range(len(dataset)):
+        image = dataset.load_image(index)
+        pixels = Geometry(image.shape[1], image.shape[0], model.input_size).to_input(image)
+        similarity = (model.embed(model.prepare(torch.from_numpy(pixels)[None])) @ bank.embeddings.T)[0]
+        classes = {target.class_id for target in dataset.sample(index).targets}
+        hits += len(classes & set(similarity.topk(len(classes)).indices.tolist()))
+        present += len(classes)
+    assert present == 36
+    assert hits / present >= 0.85
 
 
 @needs_package
