@@ -89,10 +89,12 @@ def _resolved(info: MetricInfo) -> tuple[Metric | None, str]:
         return None, f"{made} with the option {unknown[0]}, which this {info.id} does not have: {_AGAIN}"
     try:
         metric: Metric = found(**{**info.options, **({"name": info.name} if "name" in names else {})})
-        columns = [column.name for column in metric.columns]
+        columns = {column.name: column.detail for column in metric.columns}
     except (ConfigError, TypeError, ValueError) as error:
         return None, f"{made} with options that this one refuses ({error}): {_AGAIN}"
-    if columns != [column.name for column in info.columns]:
+    had = [column.name for column in info.columns]
+    lacked = [name for name, detail in columns.items() if name not in had and not detail]
+    if lacked or set(had) - set(columns):
         return None, f"{made} with other columns than this one has ({', '.join(columns)}): {_AGAIN}"
     return metric, ""
 
@@ -180,6 +182,8 @@ def evaluated(records: pd.DataFrame, metric: Metric | None = None, failure: str 
     good = records["status"] == "ok"
     if metric is None:
         return records[good]
+    later = [column.value or column.name for column in metric.columns if column.detail]
+    records = records.assign(**{name: np.nan for name in later if name not in records})
     counted = good.copy()
     if (failure or metric.failure) == "worst":
         values = [name for name in records if name not in PAIR_COLUMNS and name != metric.census]

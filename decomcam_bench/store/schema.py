@@ -142,6 +142,13 @@ class MetricInfo:
         return {"id": self.id, "version": self.version, **source, "options": dict(self.options)}
 
     @property
+    def carried_over(self) -> str:
+        """The options that values of schema 1 were made with and had no name there, or an empty string."""
+        if self.earlier is None:
+            return ""
+        return ", ".join(f"{name}={value}" for name, value in self.options.items() if name not in self.earlier)
+
+    @property
     def key(self) -> str:
         """The folder of its values."""
         return key_of(self.identity)
@@ -187,9 +194,13 @@ class MetricInfo:
             identity = dict(content["identity"])
             options = {key: value for key, value in identity.items() if key not in ("impl", "version", "source")}
             known = EARLIER_METRICS.get(str(identity["impl"]), str(identity["impl"]))
+            version = int(identity["version"])
+            before, now, added = EARLIER_DEFINITIONS.get(known, (0, 0, {}))
+            if version == before:
+                version, options = now, {**options, **added}
             return cls(
                 known,
-                int(identity["version"]),
+                version,
                 options,
                 str(content["name"]),
                 columns,
@@ -366,6 +377,19 @@ class RunInfo:
         return cls(**known)
 
 
+#: What the values of schema 1 are in today's terms, by id: their version there, and today's version with the options
+#: that were no options yet. A metric that is not here has either not changed or cannot be carried over.
+EARLIER_DEFINITIONS: Mapping[str, tuple[int, int, Mapping[str, str]]] = {
+    "pointing": (1, 2, {"via": "input", "ties": "first", "failure": "drop"}),
+    "energy": (1, 2, {"via": "input", "failure": "drop"}),
+    "otsu_box": (1, 2, {"via": "input", "failure": "drop"}),
+    "maxboxacc": (1, 2, {"via": "input", "failure": "drop"}),
+    "mean_best_iou": (1, 2, {"via": "input", "failure": "drop"}),
+    "pxap": (1, 2, {"via": "input", "failure": "drop"}),
+    "causal": (1, 2, {"ties": "raster", "failure": "drop"}),
+    "confidence_drop": (1, 2, {"failure": "drop"}),
+    "adcc": (1, 2, {"failure": "drop"}),
+}
 #: Ids of the metrics that schema 1 named by their import path.
 EARLIER_METRICS = {
     "decomcam_bench.metrics.bins:AccuracyBins": "accuracy_bins",
