@@ -46,13 +46,12 @@ def metrics_of(cell: Cell) -> dict[str, MetricInfo]:
     Of several definitions with the same id and options (another version, an edited source) only the installed one
     counts; without one the newest stands, and :func:`stale` says why it is not shown.
     """
-    chosen = _chosen(cell)
-    return {key: info for key, info in chosen.items() if _resolved(info)[0] is not None}
+    return {key: info for key, info in _chosen(cell).items() if not _why_not(cell, info)}
 
 
 def stale(cell: Cell) -> dict[str, str]:
     """Return one line for each metric of a cell whose values are not shown, by key."""
-    return {key: why for key, info in _chosen(cell).items() if (why := _resolved(info)[1])}
+    return {key: why for key, info in _chosen(cell).items() if (why := _why_not(cell, info))}
 
 
 def shown_metrics(cell: Cell) -> dict[str, MetricInfo]:
@@ -70,6 +69,41 @@ def _chosen(cell: Cell) -> dict[str, MetricInfo]:
             best[info.definition] = (rank, key)
     keys = {key for _, key in best.values()}
     return {key: info for key, info in found.items() if key in keys}
+
+
+def _why_not(cell: Cell, info: MetricInfo) -> str:
+    """Return why the values of a metric of a cell are not shown, or an empty string."""
+    metric, why = _resolved(info)
+    if metric is None:
+        return why
+    lacking = _lacking_value(cell, info, metric)
+    if lacking:
+        return f"{info.label}: made by {info.id} {info.version} without the value {lacking}, which this reads: {_AGAIN}"
+    return ""
+
+
+#: The value that a shard lacks, by its file and time.
+_looked: dict[tuple[str, int], str] = {}
+
+
+def _lacking_value(cell: Cell, info: MetricInfo, metric: Metric) -> str:
+    """Return a value that the metric reads and its records do not have, or an empty string."""
+    for number in sorted(cell.present(info.key))[:1]:
+        path = cell.shard(info.key, number)
+        place = (str(path), path.stat().st_mtime_ns)
+        if place not in _looked:
+            _looked[place] = ""
+            records = evaluated(cell.read_shard(info.key, number, without_curves), metric)
+            plain = type(metric).image_sums is Metric.image_sums
+            means = [column.value or column.name for column in metric.columns] if plain and len(records) else []
+            _looked[place] = next((name for name in means if name not in records), "")
+            try:
+                if len(records):
+                    metric.image_sums(records)
+            except KeyError as error:
+                _looked[place] = str(error.args[0]) if error.args else "?"
+        return _looked[place]
+    return ""
 
 
 def _resolved(info: MetricInfo) -> tuple[Metric | None, str]:

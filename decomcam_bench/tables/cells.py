@@ -12,9 +12,10 @@ from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.aggregation import ImageSums
 from decomcam_bench.metrics.base import FAILURES, Metric
 from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of, outdated, stale
-from decomcam_bench.store.schema import MetricInfo, key_of
+from decomcam_bench.store.schema import MetricInfo
 from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables.columns import IDENTITY
+from decomcam_bench.tables.labels import dataset_labels, distinct_labels
 
 
 def order(cell: Cell) -> tuple[str, str, str, str, int, str]:
@@ -51,26 +52,6 @@ def reasons(records: pd.DataFrame) -> dict[str, int]:
         return {}
     bad = records.loc[records["status"] != "ok", "reason"]
     return {str(reason): int(count) for reason, count in bad.value_counts().sort_index().items()}
-
-
-def dataset_labels(cells: Sequence[Cell]) -> list[str]:
-    """Return the data set's label of each cell, with a digest where one label stands for several sets of pairs.
-
-    Rows of one label are over the same pairs: they may be compared, and only they.
-    """
-    sets: dict[str, set[str]] = {}
-    for cell in cells:
-        sets.setdefault(str(cell.labels["dataset"]), set()).add(_digest(cell))
-    return [
-        f"{label}#{_digest(cell)[:6]}" if len(sets[label]) > 1 else label
-        for cell in cells
-        for label in [str(cell.labels["dataset"])]
-    ]
-
-
-def _digest(cell: Cell) -> str:
-    """Return what tells the pairs of a cell from others of the same label."""
-    return key_of({"dataset": cell.identity.get("dataset")})
 
 
 @dataclass
@@ -181,6 +162,8 @@ def notes(results: str | Path, keys: Iterable[str] | None = None) -> list[str]:
     store = Store(results)
     cells = store.cells() if keys is None else [c for key in keys if (c := store.cell(key))]
     lines = list(dict.fromkeys(line for cell in cells for line in stale(cell).values()))
+    carried = [info for cell in cells for info in metrics_of(cell).values() if info.carried_over]
+    lines += dict.fromkeys(f"{info.label}: from a store of schema 1, made with {info.carried_over}" for info in carried)
     lines += [line for cell in cells for line in outdated(cell)]
     return [*lines, *unfinished(results, keys)]
 
@@ -220,8 +203,5 @@ def directions(results: str | Path) -> dict[str, str]:
 def labels_of(results: str | Path) -> pd.DataFrame:
     """Return the labels and keys of a store's cells, in the order of its table; no records are read."""
     cells = sorted(Store(results).cells(), key=order)
-    rows = [
-        {**{name: cell.labels[name] for name in IDENTITY}, "dataset": label, "key": cell.key}
-        for cell, label in zip(cells, dataset_labels(cells), strict=True)
-    ]
+    rows = [{**own, "key": cell.key} for cell, own in zip(cells, distinct_labels(cells), strict=True)]
     return pd.DataFrame(rows, columns=[*IDENTITY, "key"]).astype({"rank": "Int64"})

@@ -15,9 +15,10 @@ from decomcam_bench.core.errors import ConfigError, StoreError, unknown
 from decomcam_bench.store.reader import find_metrics, metric_records, metrics_of, shown_metrics
 from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables import formats
-from decomcam_bench.tables.cells import Measured, counts, dataset_labels, directions, measured, order, reasons
+from decomcam_bench.tables.cells import Measured, counts, directions, measured, order, reasons
 from decomcam_bench.tables.cells import is_complete as is_complete
 from decomcam_bench.tables.columns import COUNTS, IDENTITY, SUFFIXES, belongs, whole_counts
+from decomcam_bench.tables.labels import distinct_labels
 from decomcam_bench.tables.uncertainty import TABLE_RESAMPLES, comparison_columns, interval_columns
 
 FORMATS = ("md", "csv", "json", "latex", "html")
@@ -116,8 +117,9 @@ def load_table(
             raise StoreError(f"{results}: no results there; `decomcam-bench run` makes some")
     else:
         cells = [cell for key in dict.fromkeys(keys) if (cell := store.cell(key)) is not None]
-    labels, found = dataset_labels(cells), measured(cells, failure, bool(intervals or reference))
-    rows = [_row(*given, details) for given in zip(cells, labels, found, strict=True)]
+    names, found = distinct_labels(cells), measured(cells, failure, bool(intervals or reference))
+    labels = [str(own["dataset"]) for own in names]
+    rows = [_row(*given, details) for given in zip(cells, names, found, strict=True)]
     columns = list(dict.fromkeys(column for row in rows for column in row if column not in (*IDENTITY, *COUNTS)))
     notes = [line for own in found for one in own for line in _why_empty(one)]
     extra: list[dict[str, Any]] = [_over(own, row) for own, row in zip(found, rows, strict=True)]
@@ -151,8 +153,8 @@ def _joined(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -
     return [{**own, **more} for own, more in zip(first, second, strict=True)]
 
 
-def _row(cell: Cell, label: str, found: Sequence[Measured], details: bool) -> dict[str, Any]:
-    row: dict[str, Any] = {**{name: cell.labels[name] for name in IDENTITY}, "dataset": label}
+def _row(cell: Cell, names: dict[str, Any], found: Sequence[Measured], details: bool) -> dict[str, Any]:
+    row: dict[str, Any] = dict(names)
     by_key = {one.key: one for one in found}
     for key, content in shown_metrics(cell).items():
         one = by_key.get(key)
