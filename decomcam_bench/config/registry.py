@@ -32,6 +32,8 @@ _BASES = {
     "method": "methods.base.Method",
     "metric": "metrics.base.Metric",
 }
+#: Packages whose own code runs as ``method=PACKAGE:CLASS``, and the adapter of each.
+ADAPTERS = {"pgc": "PytorchGradCam", "captum": "Captum", "torchcam": "TorchCam"}
 #: Groups whose choices are classes.
 RUNNABLE = ("dataset", "model", "method", "metric")
 
@@ -79,6 +81,9 @@ def read(group: str, name: str) -> dict[str, Any]:
     if name in sources:
         return copy.deepcopy(sources[name].read(name))
     module, colon, class_name = name.partition(":")
+    if group == "method" and module in ADAPTERS and class_name:
+        impl = f"{PACKAGE}.methods.foreign:{ADAPTERS[module]}"
+        return {"name": name, "impl": impl, "description": f"{class_name} of {module}", "algorithm": class_name}
     if colon and module and class_name and group in RUNNABLE:
         return {"name": class_name, "impl": name, "description": f"the class {name}"}
     raise ConfigError(unknown(group, name, sorted(sources)))

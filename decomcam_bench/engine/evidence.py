@@ -19,6 +19,7 @@ from decomcam_bench.methods.base import EXTRAS, Evidence, Method, explained
 from decomcam_bench.methods.controls import BadMaskError
 from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, text_scores
 from decomcam_bench.models.geometry import Geometry
+from decomcam_bench.models.network import Network
 from decomcam_bench.models.towers import LayerState
 from decomcam_bench.models.vit_internals import lacking
 
@@ -190,6 +191,7 @@ class EvidenceMaker:
             "class_token_gradients": lambda single_head: model.class_token_gradients(
                 batch.images, single_head, batch.image_of, batch.class_ids, bank, slope, self.batch_size
             ),
+            "network": lambda: Network(model, layer, bank, slope),
             "image_gradients": lambda images, pair: model.image_gradients(images, batch.class_ids[pair], bank, slope),
             "text_embeddings": lambda: bank.embeddings,
             "empty_text": lambda: bank.empty,

@@ -35,6 +35,8 @@ from decomcam_bench.core.validation import check_choice
 #: ``attention_weights()`` (with the grid), ``dense_features(attention, blocks, std)``, ``legrad_gradients(blocks)`` and
 #:   ``class_token_gradients(single_head)``: see :mod:`decomcam_bench.models.vit_internals`;
 #: ``image_gradients(images, pair)``: float32 (M, 3, H, W), of the scores of images (M, 3, H, W) for pairs (M,);
+#: ``network()``: an ``nn.Module`` from images to the scores of all texts, see
+#:   :class:`decomcam_bench.models.network.Network`;
 #: ``class_ids()``: int64 (P,), the index of each pair's own text among them.
 EXTRAS = (
     "attentions",
@@ -46,6 +48,7 @@ EXTRAS = (
     "legrad_gradients",
     "class_token_gradients",
     "image_gradients",
+    "network",
     "class_ids",
 )
 
