@@ -45,9 +45,11 @@ def override_words(prefix: str, parsed_args: argparse.Namespace, **rest: Any) ->
 
 
 def _values(key: str, given: list[str]) -> list[str]:
-    from decomcam_bench.config import registry
+    from decomcam_bench.config import models, registry
     from decomcam_bench.config.overrides import GROUPS
 
+    if key == "model":
+        return models.names()
     if key in GROUPS:
         return registry.names(key)
     if key == "layer":
@@ -76,4 +78,4 @@ def _layers(given: list[str]) -> list[str]:
     words = [word for word in given if word.partition("=")[0].partition(".")[0] in ("model", "dataset")]
     setting = load_config(words).settings[0]
     config, _ = untrained_twin((dict(setting.model), dict(setting.changed["model"])))
-    return list(registry.build("model", config).load("cpu", "fp32").tower.layers)
+    return list(registry.build("model", config).outline().tower.layers)

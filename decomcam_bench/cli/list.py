@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from decomcam_bench.cli import add_command, add_json
+from decomcam_bench.core.errors import UserError
 
 KINDS = {
     "datasets": "dataset",
@@ -21,7 +22,8 @@ _EXAMPLES = """\
   decomcam-bench list metrics pointing energy  what each number means: unit, direction, range, protocol, source
   decomcam-bench list models --format names
   decomcam-bench list layers model=rn50        name, channels and grid of every layer
-  decomcam-bench list architectures            what else model= takes: architectures of open_clip
+  decomcam-bench list models --all             what else model= takes: architectures of open_clip, their weights
+                                               (model=ARCH:TAG), towers, default layers, and names from elsewhere
 """
 
 
@@ -36,7 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME",
         help="only these, in full; for layers: model=NAME",
     )
-    parser.add_argument("--all", action="store_true", help="models: also open_clip's architectures and other names")
+    parser.add_argument(
+        "--all", action="store_true", help="for models: all architectures of open_clip, with tags, towers and aliases"
+    )
     parser.add_argument("--format", choices=("table", "names"), default="table")
     add_json(parser)
     parser.set_defaults(execute=execute)
@@ -46,11 +50,17 @@ def execute(arguments: argparse.Namespace) -> int:
     what, words = arguments.what, arguments.overrides
     if what == "layers":
         return _print(arguments, _layers(words))
-    if what == "architectures":
+    if arguments.all and what != "models":
+        raise UserError(f"list {what}: --all goes with models alone")
+    if arguments.all and arguments.format == "names":
+        from decomcam_bench.config import models
+
+        print("\n".join(models.names()))
+        return 0
+    if what == "architectures" or arguments.all:
         return _print(arguments, _architectures(words))
     if not words:
-        rows = _choices(KINDS[what])
-        return _print(arguments, [*rows, *_other_models()] if arguments.all and what == "models" else rows)
+        return _print(arguments, _choices(KINDS[what]))
     described = [_describe(KINDS[what], word) for word in words]
     if arguments.json:
         print(json.dumps(described, indent=2))
@@ -86,16 +96,6 @@ def _choices(group: str) -> list[dict[str, str]]:
     return [
         {"name": name, "description": str(registry.read(group, name).get("description", ""))}
         for name in registry.names(group)
-    ]
-
-
-def _other_models() -> list[dict[str, str]]:
-    """Return the names that ``model=`` takes without a YAML."""
-    from decomcam_bench.config import models
-
-    return [
-        *({"name": name, "description": "architecture of open_clip"} for name in models.architectures()),
-        *({"name": name, "description": f"the same as {target}"} for name, target in models.aliases().items()),
     ]
 
 
@@ -162,17 +162,25 @@ def column_words(column: dict[str, Any]) -> str:
 
 
 def _architectures(words: Sequence[str]) -> list[dict[str, str]]:
-    import open_clip
-
+    """Return a row for each architecture of open_clip, or for those that are named."""
     from decomcam_bench.core.errors import ConfigError, unknown
+    from decomcam_bench.models.catalogue import entries
 
-    names = open_clip.list_models()
+    found = {entry.name: entry for entry in entries()}
     for word in words:
-        if word not in names:
-            raise ConfigError(unknown("architecture", word, names))
+        if word not in found:
+            raise ConfigError(unknown("architecture", word, found))
     return [
-        {"architecture": name, "pretrained": " ".join(open_clip.list_pretrained_tags_by_model(name)) or "(none)"}
-        for name in words or names
+        {
+            "architecture": entry.name,
+            "input": str(entry.input_size),
+            "image tower": f"{entry.image} {entry.trunk}".strip() if entry.image else f"unsupported: {entry.trunk}",
+            "text tower": entry.text,
+            "layer": entry.layer,
+            "pretrained": " ".join(entry.tags) or "(none)",
+            "also": " ".join(entry.aliases),
+        }
+        for entry in (found[word] for word in words or found)
     ]
 
 
@@ -194,9 +202,9 @@ def _layers(overrides: Sequence[str]) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for name, config in models.items():
         source = registry.build("model", config)
-        model = source.load("cpu", "fp32")
-        default = model.tower.canonical(source.layer or model.tower.default_layer)
-        for layer, (channels, height, width) in model.layer_shapes().items():
+        outline = source.outline()
+        default = outline.tower.canonical(source.layer or outline.tower.default_layer)
+        for layer, (channels, height, width) in outline.layer_shapes().items():
             rows.append(
                 {
                     "layer": layer,

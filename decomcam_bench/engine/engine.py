@@ -44,7 +44,7 @@ class RunResult:
         unusable: annotations left out though their pair was evaluated without them, now or before, and
             those of no image at all; each with its file and reason. ``data verify`` shows them too.
         findings: what ``data verify`` finds doubtful though it can be read, counted by kind.
-        remarks: what is worth knowing of the data sets without anything being wrong.
+        remarks: what is worth knowing of the data sets and models without anything being wrong.
     """
 
     keys: list[str]
@@ -155,7 +155,7 @@ def _note_findings(group: Group, result: RunResult) -> None:
     counts = count_findings(group.dataset, group.selection.indices)
     for kind, count in counts.items():
         result.findings[kind] = max(result.findings.get(kind, 0), count)
-    result.remarks = list(dict.fromkeys([*result.remarks, *map(printable, group.dataset.remarks)]))
+    result.remarks = list(dict.fromkeys([*result.remarks, *map(printable, [*group.dataset.remarks, *group.remarks])]))
 
 
 def _be_repeatable() -> None:
@@ -188,7 +188,7 @@ def _sweep(group: Group, cells: Sequence[CellState], keys: RunKeys, result: RunR
         work: ShardWriter | None = None
         for number, (batch, images) in enumerate(zip(batches, loaded, strict=True)):
             if work is None:
-                work = ShardWriter(cells, owner[number], keys.strict, group.model.input_size)
+                work = ShardWriter(cells, owner[number], keys.strict, group.outline.input_size)
                 evaluator = Evaluator(group, work, keys, beside, bar.set_postfix_str)
             evaluator.evaluate(list(batch), images)
             if number + 1 == len(batches) or owner[number + 1] != owner[number]:

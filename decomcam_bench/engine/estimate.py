@@ -13,7 +13,7 @@ from decomcam_bench.core.console import log
 from decomcam_bench.engine.plan import Amount, Group, Plan, PlannedCell, expected_passes
 from decomcam_bench.engine.session import chunks
 from decomcam_bench.engine.state import CellState, states
-from decomcam_bench.models.clip import ClipModel, Passes
+from decomcam_bench.models.clip import Outline, Passes
 from decomcam_bench.store.store import RECORDS
 
 #: Assumed speed where the store has no run to learn from, in floating-point operations a second.
@@ -117,7 +117,7 @@ def estimate(plan: Plan) -> Estimate:
         passes = expected_passes(group, working, _sum(by_shard[shard] for shard in todo))
         for name, value in passes.as_dict().items():
             setattr(total, name, getattr(total, name) + value)
-        seconds += _seconds(plan, group.model, passes)
+        seconds += _seconds(plan, group.outline, passes)
     return Estimate(plan.device, str(plan.store.root), tuple(groups), total.as_dict(), seconds, _basis(plan))
 
 
@@ -154,7 +154,7 @@ def rough_seconds(plan: Plan) -> float:
         scale = images / len(samples)
         pairs = round(sum(kept) * scale)
         amount = Amount(images, round(sum(map(bool, kept)) * scale), pairs, -(-pairs // batch_size))
-        seconds += _seconds(plan, group.model, expected_passes(group, working, amount))
+        seconds += _seconds(plan, group.outline, expected_passes(group, working, amount))
     return seconds
 
 
@@ -184,14 +184,14 @@ def _measured(plan: Plan) -> float | None:
     return None
 
 
-def _seconds(plan: Plan, model: ClipModel, passes: Passes) -> float:
+def _seconds(plan: Plan, outline: Outline, passes: Passes) -> float:
     images = _images_of(passes.as_dict())
     rate = _measured(plan)
     if rate:
         return images / rate
-    blank = torch.zeros(1, 3, model.input_size, model.input_size, device=model.device)
+    blank = torch.zeros(1, 3, outline.input_size, outline.input_size, device=outline.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.tower.forward(blank, ())
+        outline.tower.forward(blank, ())
     return float(images * counter.get_total_flops() / _NOMINAL[plan.device.partition(":")[0]])
 
 

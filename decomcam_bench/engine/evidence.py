@@ -17,7 +17,7 @@ from decomcam_bench.core.errors import ConfigError, ModelError, unknown
 from decomcam_bench.datasets.base import Target, printable
 from decomcam_bench.methods.base import EXTRAS, Evidence, Method, explained
 from decomcam_bench.methods.controls import BadMaskError
-from decomcam_bench.models.clip import Backbone, ClipModel, Passes, TextBank, text_scores
+from decomcam_bench.models.clip import Backbone, ClipModel, Outline, Passes, TextBank, text_scores
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.network import Network
 from decomcam_bench.models.towers import LayerState
@@ -42,7 +42,7 @@ PER_PAIR = frozenset({"legrad_gradients", "class_token_gradients"})
 NEEDS = ("gradients", "score", "head", "object_masks", *EXTRAS)
 
 
-def check_needs(model: ClipModel, method: Method, layer: str) -> None:
+def check_needs(model: ClipModel | Outline, method: Method, layer: str) -> None:
     """Refuses a method that reads what the model cannot give at a layer (empty: it reads none).
 
     Raises:
@@ -57,8 +57,8 @@ def check_needs(model: ClipModel, method: Method, layer: str) -> None:
         if reason:
             raise ModelError(
                 f"method {name} cannot explain model {model.name}"
-                f"{f' at layer={layer}' if layer else ''}: {reason}; use a model with a ViT tower "
-                f"(toyclip_vit, vit_b32, vit_b16, vit_l14) and one of the layers before its end"
+                f"{f' at layer={layer}' if layer else ''}: {reason}; use a model that pools by a class token "
+                f"(toyclip_vit, vit_b32, vit_b16, vit_l14, eva02_b16, ...) and one of the layers before its end"
             )
         if need == "attentions" and not layer:
             raise ConfigError(f"method {name}: attentions follow a layer, so a method that needs them reads one")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from decomcam_bench.datasets.acquire.catalogue import variant_of
 from decomcam_bench.datasets.base import Dataset
 from decomcam_bench.datasets.subsets import Selection, select
 from decomcam_bench.engine.evidence import PER_PAIR, check_needs
+from decomcam_bench.engine.shelf import Shelf
 from decomcam_bench.methods.base import Method
 from decomcam_bench.metrics.base import Metric, ModelMetric
 from decomcam_bench.models.base import ModelSource
-from decomcam_bench.models.clip import ClipModel, Passes, TextBank, resolve_device
+from decomcam_bench.models.clip import ClipModel, Outline, Passes, TextBank, resolve_device
 from decomcam_bench.models.geometry import View
 from decomcam_bench.store.reader import cell_code, metric_code
 from decomcam_bench.store.schema import CellInfo, MetricInfo, key_of, plain, shard_size
 from decomcam_bench.store.store import MAPS, RECORDS, Store
 
+_FLAT = "method={name} scores by a softmax over the texts, and {reason}; give another text, or method.score=logits"
 _ANNOTATION = frozenset({"box", "mask"})
 #: Difference of normalised text embeddings up to which texts are the same.
 _SAME_TEXT = 1e-5
@@ -84,10 +87,35 @@ class Group:
     dataset: Dataset
     selection: Selection
     source: ModelSource
-    model: ClipModel
-    bank: TextBank
+    outline: Outline
+    shelf: Shelf
+    model_key: str
+    precision: str
     cells: list[PlannedCell]
     seed: int
+
+    @property
+    def model(self) -> ClipModel:
+        """The model, loaded when it is first asked for and after another one was in use."""
+        return self.shelf.get(self.model_key, self.source, self.precision)
+
+    @cached_property
+    def bank(self) -> TextBank:
+        """The texts of the data set, embedded by the model.
+
+        Raises:
+            ConfigError: if a method scores by a softmax over texts that the model cannot tell apart.
+        """
+        bank = self.model.text_bank(self.texts, empty=self.dataset.prompts.empty(self.dataset))
+        for cell in self.cells:
+            check_texts(cell.info.choices["method"], cell.method, bank)
+        return bank
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines about the model and the layers that are read of it."""
+        layers = dict.fromkeys(cell.layer for cell in self.cells if cell.layer)
+        return [*self.source.remarks(), *filter(None, map(self.outline.tower.remark, layers))]
 
     @property
     def label(self) -> str:
@@ -96,7 +124,12 @@ class Group:
     @property
     def view(self) -> View:
         """How the model sees images."""
-        return self.source.view(self.model.input_size)
+        return self.source.view(self.outline.input_size)
+
+    @cached_property
+    def texts(self) -> Sequence[Sequence[str]]:
+        """The texts of each class, templates filled in."""
+        return self.dataset.prompts.texts(self.dataset)
 
     @property
     def images(self) -> int:
@@ -128,7 +161,9 @@ class Plan:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Opens data and models and lists the cells, without repeating one.
+    """Open data and outlines of models and list the cells, without repeating one; no model is loaded.
+
+    Groups of the same model follow one another, so that each model is loaded once.
 
     Raises:
         UserError: when data, weights or a layer cannot be had, or an option is wrong.
@@ -137,26 +172,28 @@ def make_plan(config: RunConfig) -> Plan:
     store = Store(config.keys.results)
     datasets: dict[str, Dataset] = {}
     sources: dict[str, tuple[ModelSource, dict[str, Any]]] = {}
-    models: dict[str, ClipModel] = {}
+    outlines: dict[str, Outline] = {}
+    shelf = Shelf(device)
     groups: dict[str, Group] = {}
     for setting, choices in zip(config.settings, config.metrics, strict=True):
         dataset = _once(datasets, key_of(setting.dataset), lambda s=setting: registry.build("dataset", s.dataset))
         source, model_identity = _once(sources, key_of(setting.model), lambda s=setting: _source(s))
         model_key = key_of({"model": setting.model, "precision": setting.keys.precision})
-        model = _once(models, model_key, lambda s=setting, m=source: m.load(device, s.keys.precision))
+        outline = _once(outlines, key_of(setting.model), source.outline)
         group_key = key_of(
             {"dataset": setting.dataset, "model": model_key, "limit": setting.keys.limit, "seed": setting.keys.seed}
         )
         if group_key not in groups:
             selection = select(dataset, setting.keys.limit)
-            bank = model.text_bank(dataset.prompts.texts(dataset), empty=dataset.prompts.empty(dataset))
-            groups[group_key] = Group(dataset, selection, source, model, bank, [], setting.keys.seed)
+            precision, seed = setting.keys.precision, setting.keys.seed
+            groups[group_key] = Group(dataset, selection, source, outline, shelf, model_key, precision, [], seed)
         group = groups[group_key]
         if setting.keys.controls and not _possible(setting, dataset):
             continue
         cell = _plan_cell(setting, group, model_identity, choices)
         _add(group.cells, cell)
-    return Plan(list(groups.values()), store, config, device)
+    order = list(dict.fromkeys(group.model_key for group in groups.values()))
+    return Plan(sorted(groups.values(), key=lambda group: order.index(group.model_key)), store, config, device)
 
 
 def _add(cells: list[PlannedCell], cell: PlannedCell) -> None:
@@ -190,9 +227,11 @@ def _plan_cell(
     method = _method(setting)
     layer = ""
     if method.uses_layer:
-        layer = group.model.tower.canonical(setting.keys.layer or group.source.layer or group.model.tower.default_layer)
-    check_needs(group.model, method, layer)
-    check_texts(setting.method["name"], method, group.bank)
+        tower = group.outline.tower
+        layer = tower.canonical(setting.keys.layer or group.source.layer or tower.default_layer)
+    check_needs(group.outline, method, layer)
+    if _by_softmax(method):
+        check_count(setting.method["name"], method, len({tuple(texts) for texts in group.texts}))
     rank = (setting.keys.rank or method.default_rank) if method.ranked else None
     keys = setting.keys
     keys = setting.keys
@@ -330,20 +369,30 @@ def label(name: str, changed: Mapping[str, Any]) -> str:
     return f"{name}[{','.join(shown)}]" if shown else name
 
 
+def check_count(name: str, method: Method, count: int) -> None:
+    """Refuse a softmax over a single text.
+
+    Raises:
+        ConfigError: with what to do instead.
+    """
+    if count < 2 and _by_softmax(method):
+        raise ConfigError(_FLAT.format(name=name, reason="there is a single one"))
+
+
+def _by_softmax(method: Method) -> bool:
+    return method.score == "softmax" and bool(method.needs & {"gradients", "score", "head"})
+
+
 def check_texts(name: str, method: Method, bank: TextBank) -> None:
-    """Refuses a softmax over texts that cannot differ.
+    """Refuse a softmax over texts that cannot differ.
 
     Raises:
         ConfigError: for a single text, or texts that are all the same to the model.
     """
-    if method.score != "softmax" or not method.needs & {"gradients", "score", "head"}:
-        return
+    check_count(name, method, len(bank.embeddings))
     texts = bank.embeddings.float()
-    if len(texts) < 2 or bool((texts - texts[:1]).abs().max() < _SAME_TEXT):
-        reason = "there is a single one" if len(texts) < 2 else "they are all the same to the model"
-        raise ConfigError(
-            f"method={name} scores by a softmax over the texts, and {reason}; give another text, or method.score=logits"
-        )
+    if _by_softmax(method) and bool((texts - texts[:1]).abs().max() < _SAME_TEXT):
+        raise ConfigError(_FLAT.format(name=name, reason="they are all the same to the model"))
 
 
 def model_label(setting: Setting) -> str:
@@ -396,7 +445,7 @@ def expected_passes(group: Group, open_cells: Sequence[PlannedCell], amount: Amo
     if not open_cells:
         return total
     total.backbone = images
-    shapes = group.model.layer_shapes(cell.layer for cell in open_cells if cell.layer)
+    shapes = group.outline.layer_shapes(cell.layer for cell in open_cells if cell.layer)
     half = group.model.precision != "fp32"
     if half and any(cell.method.full_precision and cell.layer for cell in open_cells):
         total.backbone += images
@@ -421,7 +470,7 @@ def expected_passes(group: Group, open_cells: Sequence[PlannedCell], amount: Amo
             total.backward += pairs * cost.backward
         total.head += pairs * cost.head
         total.method_scored += pairs * (cost.scored - cost.shared) + amount.targeted * cost.shared
-    size = (group.model.input_size, group.model.input_size)
+    size = (group.outline.input_size, group.outline.input_size)
     for cell in open_cells:
         for planned in cell.metrics:
             if isinstance(planned.metric, ModelMetric):

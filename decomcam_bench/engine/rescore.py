@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from decomcam_bench.core.errors import StoreError
 from decomcam_bench.core.reasons import Failure, Reason
@@ -64,7 +65,7 @@ def score_saved(
             raise StoreError(
                 f"{cell.cell.folder}: no saved map of pair {error}; delete its folder maps and run with save_maps=true"
             ) from error
-        maps = iter(zip(saved.at_input(chosen, group.model.device), saved.native[chosen], strict=True))
+        maps = iter(zip(saved.at_input(chosen, torch.device(group.shelf.device)), saved.native[chosen], strict=True))
         works = iter([replace(work, forward=int(saved.forward[i])) if work and saved.forward is not None else work
                       for i in chosen])  # fmt: skip
         for row in chunk:

@@ -74,7 +74,8 @@ class ModelSource(abc.ABC):
             ModelError: if the architecture is unknown or not supported.
         """
         model = self.load("cpu", "fp32")
-        return Outline(model.tower, model.input_size)
+        model.clip.to("meta")
+        return Outline(model.tower, model.input_size, model.name)
 
     def remarks(self) -> list[str]:
         """Return lines for the user about choices that were made for want of information."""

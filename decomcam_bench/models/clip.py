@@ -125,16 +125,22 @@ class Outline:
     Attributes:
         tower: the image tower, its parameters possibly on the meta device.
         input_size: side of the square input.
+        name: of the model, for messages.
     """
 
     tower: Tower
     input_size: int
+    name: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tower's parameters."""
+        return next((p.device for p in self.tower.visual.parameters()), torch.device("cpu"))
 
     def layer_shapes(self, layers: Iterable[str] | None = None) -> dict[str, tuple[int, int, int]]:
         """Return (channels, height, width) of layers by their canonical names; of all that are listed by default."""
         names = list(self.tower.layers if layers is None else dict.fromkeys(layers))
-        device = next((p.device for p in self.tower.visual.parameters()), torch.device("cpu"))
-        blank = torch.zeros(1, 3, self.input_size, self.input_size, device=device)
+        blank = torch.zeros(1, 3, self.input_size, self.input_size, device=self.device)
         with torch.no_grad():
             _, states = self.tower.forward(blank, names)
         shapes = {name: states[name].activations.shape for name in names}
@@ -445,7 +451,7 @@ class ClipModel:
 
     def layer_shapes(self, layers: Iterable[str] | None = None) -> dict[str, tuple[int, int, int]]:
         """Return (channels, height, width) of layers by their canonical names; of all that are listed by default."""
-        return Outline(self.tower, self.input_size).layer_shapes(layers)
+        return Outline(self.tower, self.input_size, self.name).layer_shapes(layers)
 
 
 def resolve_device(name: str) -> str:

@@ -339,7 +339,7 @@ class OpenClip(ModelSource):
         config = check_config(self._config["model_cfg"], self._title)
         with quiet(), torch.device("meta"):
             clip = build(without_hub(config), self._quick_gelu(), self._title)
-        return Outline(tower_of(clip.visual, self._title), input_size(clip.visual, self._title))
+        return Outline(tower_of(clip.visual, self._title), input_size(clip.visual, self._title), self._title)
 
     def load(self, device: str, precision: str) -> ClipModel:
         preprocessing, file = self.preprocessing, self._file
