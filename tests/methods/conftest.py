@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,7 +229,8 @@ def _case(name: str, model: ClipModel) -> ClipCase:
 def _tiny(tower: str) -> ClipModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        clip = CLIP(32, TINY[tower], CLIPTextCfg(context_length=8, vocab_size=64, width=32, heads=2, layers=1))
+        text = CLIPTextCfg(context_length=8, vocab_size=64, width=32, heads=2, layers=1)
+        clip = CLIP(32, TINY[tower], text, init_logit_scale=math.log(100))
     clip.eval()
     torch.manual_seed(2)
     for module in clip.modules():
