@@ -88,6 +88,10 @@ def inclusive_iou(boxes: np.ndarray, annotated: np.ndarray) -> np.ndarray:
     return np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
 
 
+#: What stands for the contour of a map of zeros.
+_FIRST_PIXEL = np.zeros((1, 1, 2), dtype=np.int32)
+
+
 @dataclass(frozen=True)
 class ThresholdBoxes:
     """Boxes round the contours at each threshold.
@@ -111,18 +115,23 @@ def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
         cuts: thresholds in [0, 1), shares of the 8-bit map's maximum.
     """
     image = (scores * 255).astype(np.uint8)
-    boxes: list[Sequence[int]] = []
+    contours: list[np.ndarray] = []
     starts: list[int] = []
     largest: list[int] = []
     for level in (cuts * image.max()).astype(np.uint8).tolist():
         above = cv2.threshold(image, level, 255, cv2.THRESH_BINARY)[1]
-        found = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-        starts.append(len(boxes))
+        found = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0] or (_FIRST_PIXEL,)
         areas = [cv2.contourArea(contour) for contour in found] if len(found) > 1 else [0.0]
-        largest.append(len(boxes) + areas.index(max(areas)))
-        boxes += [cv2.boundingRect(contour) for contour in found] or [(0, 0, 0, 0)]
-    drawn = np.array(boxes, dtype=np.int64)
-    drawn[:, 2:] = np.minimum(drawn[:, :2] + drawn[:, 2:], np.array(scores.shape[::-1]) - 1)
+        starts.append(len(contours))
+        largest.append(len(contours) + areas.index(max(areas)))
+        contours += found
+    points = np.concatenate(contours)[:, 0].T.astype(np.int64, order="C")
+    lengths = np.fromiter(map(len, contours), dtype=np.int64, count=len(contours))
+    first = lengths.cumsum() - lengths
+    low, high = np.minimum.reduceat(points, first, axis=1), np.maximum.reduceat(points, first, axis=1)
+    # A box ends one pixel after its last, inside the image; (0, 0, 0, 0) where there is no contour.
+    end = np.minimum(high + np.array([bool(image.any())]), np.array(scores.shape[::-1])[:, None] - 1)
+    drawn = np.concatenate([low, end]).T
     return ThresholdBoxes(drawn, np.array(starts), np.array(largest))
 
 

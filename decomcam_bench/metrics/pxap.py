@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from decomcam_bench.core.reasons import Reason
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, Value, annotated_region
@@ -99,21 +98,11 @@ class PxAP(RegionMetric):
         ``bad_mask``; ``non_finite_map`` and ``zero_map``, with all pixels in the lowest bin, as the reference
         has it.
         """
-        region = annotated_region(pair, self.kind)
-        if not isinstance(region, np.ndarray):
-            return region
         size = (pair.height, pair.width) if self.size is None else (self.size, self.size)
-        counted = None
-        if self.ignore == "crowd" and pair.target.crowd.any():
-            plain = _instances(pair, self.kind, ~pair.target.crowd)
-            counted, region = ~(region & ~plain), plain
-            if not region.any():
-                return Skip(Reason.ONLY_IGNORED)
-            counted = _nearest(counted, size)
-        if pair.ignored is not None:
-            known = _nearest(~pair.ignored, size)
-            counted = known if counted is None else counted & known
-        inside = _nearest(region, size)
+        found = labelled(pair, self.kind, self.ignore, size)
+        if isinstance(found, Skip | Fail):
+            return found
+        inside, counted = found
         edges = np.append(thresholds(self.threshold_step), 1.0)
         seen = pair.blank if pair.flaw else pair
         bins = seen.shared(
@@ -133,6 +122,33 @@ class PxAP(RegionMetric):
             return {self.columns[0].name: average_precision(positive, negative)}
 
         return sum_by_image(records, values, combine, {self.columns[0].name: "smooth"})
+
+
+def labelled(
+    pair: PairMap, kind: str, ignore: str, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None] | Skip | Fail:
+    """Return the object's pixels and those that count, at a size, by nearest neighbour.
+
+    Args:
+        pair: whose target is looked at.
+        kind: ``box`` or ``mask``.
+        ignore: ``none``; or ``crowd``: pixels of crowd regions alone do not count.
+        size: (height, width).
+
+    Returns:
+        bool (height, width) each, the second None if all count; or why there is no object pixel.
+    """
+    region = annotated_region(pair, kind)
+    if not isinstance(region, np.ndarray):
+        return region
+    counted = None
+    if ignore == "crowd" and pair.target.crowd.any():
+        plain = _instances(pair, kind, ~pair.target.crowd)
+        counted, region = ~(region & ~plain), plain
+        if not region.any():
+            return Skip("only_ignored")
+        counted = _nearest(counted, size)
+    return _nearest(region, size), counted
 
 
 def _instances(pair: PairMap, kind: str, chosen: np.ndarray) -> np.ndarray:

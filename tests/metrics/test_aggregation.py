@@ -46,6 +46,11 @@ def records(pairs: int) -> pd.DataFrame:
         name: list(RANDOM.random((pairs, width))) for name, width in (("best_iou", 100), ("iou", 19), ("iou_floor", 19))
     }
     histograms = {name: list(RANDOM.integers(0, 9, (pairs, 101))) for name in ("object", "background")}
+    scalar["soft_iou"], scalar["ap"] = RANDOM.random(pairs), RANDOM.random(pairs)
+    pixels = RANDOM.integers(0, 9, (pairs, 3)).cumsum(axis=1) + 10
+    counts.update(both=pixels[:, 0], drawn=pixels[:, 1], region=pixels[:, 1] + 5, pixels=pixels[:, 2] + 40)
+    arrays["above_object"] = [np.sort(RANDOM.integers(0, 9, 100))[::-1] for _ in range(pairs)]
+    arrays["above"] = [own + int(RANDOM.integers(0, 9)) for own in arrays["above_object"]]
     classes = RANDOM.integers(0, 7, pairs)
     identity = {
         "image_id": [f"image{i:03d}" for i in RANDOM.integers(0, pairs // 2, pairs)],

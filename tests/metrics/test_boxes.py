@@ -254,3 +254,37 @@ def test_metrics_of_one_map_search_and_compare_contours_once(monkeypatch: pytest
 def test_bad_options(options: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         MaxBoxAcc(**options)
+
+
+def _wsolevaluation(maps: list[np.ndarray], annotated: list[list[int]], contours: str) -> float:
+    """``BoxEvaluator`` (96f4b88) written out: maps of zeros give the box (0, 0, 0, 0) and are counted."""
+    hits = np.zeros(100)
+    for scores, box in zip(maps, annotated, strict=True):
+        good = np.isfinite(scores).all() and scores.max() > scores.min()
+        scaled = (scores - scores.min()) / (scores.max() - scores.min()) if good else np.zeros_like(scores)
+        for place, cut in enumerate(np.arange(0, 1, 0.01)):
+            drawn, largest = _drawn(scaled, cut)
+            boxes = np.array([largest] if contours == "largest" else drawn)
+            hits[place] += inclusive_iou(boxes, np.array([box])).max() >= 0.5
+    return float(100 * hits.max() / len(maps))
+
+
+@pytest.mark.parametrize("contours", ["largest", "all"])
+def test_maps_of_zeros_and_nan_are_misses_as_in_wsolevaluation(contours: str) -> None:
+    random = np.random.default_rng(0)
+    maps, annotated = [], []
+    for _ in range(16):
+        x, y = random.integers(0, 120, 2)
+        blob = np.zeros((224, 224))
+        blob[y : y + 80, x : x + 80] = 1
+        maps.append(cv2.GaussianBlur(blob, (0, 0), 12) + 0.3 * cv2.resize(random.random((5, 5)), (224, 224)))
+        annotated.append([int(x), int(y), int(x + 80), int(y + 80)])
+    maps[3], maps[9], maps[12] = maps[3] * 0, maps[9] * np.nan, maps[12] * 0 + 7
+    metric = MaxBoxAcc(name="m", contours=contours)
+    rows = []
+    for scores, box in zip(maps, annotated, strict=True):
+        outcome = metric.evaluate(pair(scores, [box]))
+        rows.append(dict(outcome.values) if isinstance(outcome, Fail) else outcome)
+    expected = _wsolevaluation(maps, annotated, contours)
+    assert 0 < expected < 100
+    assert 100 * metric.aggregate(table(rows))["m"] == pytest.approx(expected, abs=1e-12)
