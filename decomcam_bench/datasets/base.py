@@ -140,7 +140,7 @@ class Target:
         """Union of the instance masks, bool (height, width), or None where there are none."""
         if not self.masks:
             return None
-        return np.logical_or.reduce([mask.decode() for mask in self.masks])
+        return np.asarray(np.logical_or.reduce([mask.decode() for mask in self.masks]))
 
 
 @dataclass(frozen=True)

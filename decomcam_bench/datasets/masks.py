@@ -97,7 +97,7 @@ class ValueMask:
         Raises:
             ValueError: if the picture cannot be read or is of another size.
         """
-        return read_labels(self.file, self.size) == self.value
+        return np.asarray(read_labels(self.file, self.size) == self.value)
 
     @property
     def digest(self) -> bytes:
@@ -183,7 +183,7 @@ class MaskPixels:
         """
         if self.values is None:
             raise ValueError("mask_value needs grey values or palette indices, and this picture is in colour")
-        return self.values == value
+        return np.asarray(self.values == value)
 
     def between_share(self) -> float:
         """Return the share of pixels whose value is near neither end of the range."""

@@ -533,7 +533,7 @@ def test_missing_split_names_the_others(voc_root: Path) -> None:
         (lambda: COCO(year=2012), "2017"),
         (lambda: COCO(split="test"), "val"),
         (lambda: COCO(crowds="maybe"), "keep"),
-        (lambda: ImageNet(boxes="none"), "wsol"),
+        (lambda: ImageNet(boxes="nothing"), "wsol"),
         (lambda: ImageNetV2(variant="top-image"), "did you mean 'top-images'"),
         (lambda: PartImageNet(unit="parts"), "did you mean 'part'"),
         (lambda: PartImageNet(split="x"), "test"),

@@ -104,7 +104,7 @@ class CUB(FileDataset):
     def fingerprint(self) -> str:
         """Hash of ids, classes, boxes and parts as they stand in the files; opens no image."""
         tables = (self._paths, self._labels, self._boxes, self._locations)
-        rows = [(number, *(table.get(number) for table in tables)) for number in sorted(self._listed)]  # type: ignore[attr-defined]
+        rows = [(number, *(table.get(number) for table in tables)) for number in sorted(self._listed)]
         bad = [sorted(self._contradicted)] if self._contradicted else []
         return hashlib.sha256(repr((rows, self._class_names, self._parts, *bad)).encode()).hexdigest()[:16]
 

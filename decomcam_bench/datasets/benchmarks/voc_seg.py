@@ -46,9 +46,8 @@ class InstanceMask:
         Raises:
             ValueError: if a picture cannot be read or is of another size.
         """
-        return (read_numbers(self.classes, self.size) == self.value) & (
-            read_numbers(self.objects, self.size) == self.number
-        )
+        inside = read_numbers(self.classes, self.size) == self.value
+        return np.asarray(inside & (read_numbers(self.objects, self.size) == self.number))
 
     @property
     def digest(self) -> bytes:

@@ -208,7 +208,7 @@ class Custom(FileDataset):
         return f"{self.aggregate}_mean"
 
     @cached_property
-    def available(self) -> frozenset[str]:  # type: ignore[override]
+    def available(self) -> frozenset[str]:
         """``box``, and ``mask`` if an annotation has one."""
         masked = self._content.values or any(
             row.mask_file or row.segmentation is not None for one in self._pictures for row in one.rows
@@ -401,7 +401,7 @@ class Custom(FileDataset):
         return largest(self._pictures, ("", "pixels"))
 
     @cached_property
-    def doubts(self) -> Sequence[str]:  # type: ignore[override]
+    def doubts(self) -> Sequence[str]:
         """Units that may be others than pixels, without anybody having said so."""
         if self.box_units is not None or self.kind not in ("csv", "coco"):
             return ()

@@ -184,14 +184,14 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, degrees: float = 0.0, po
     """Return an ellipse as a polygon, flat (x0, y0, x1, y1, ...), its axes turned clockwise in the picture."""
     angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
     along = np.stack([rx * np.cos(angles), ry * np.sin(angles)])
-    return (_rotation(degrees) @ along + np.array([[cx], [cy]])).T.ravel().tolist()
+    return [float(value) for value in (_rotation(degrees) @ along + np.array([[cx], [cy]])).T.ravel()]
 
 
 def turned_rectangle(box: Sequence[float], degrees: float, pivot: tuple[float, float]) -> list[float]:
     """Return the corners of a box turned clockwise round a point, flat (x0, y0, ..., x3, y3)."""
     x0, y0, x1, y1 = box
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], dtype=np.float64) - pivot
-    return (corners @ _rotation(degrees).T + pivot).ravel().tolist()
+    return [float(value) for value in (corners @ _rotation(degrees).T + pivot).ravel()]
 
 
 def _rotation(degrees: float) -> np.ndarray:

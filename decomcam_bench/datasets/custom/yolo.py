@@ -139,7 +139,7 @@ def _from_yaml(file: Path) -> tuple[dict[int, str], bool] | None:
     try:
         pairs = names.items() if isinstance(names, dict) else enumerate(names)
         found = {int(key): str(name).strip() for key, name in pairs}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = {}
     if not found or not all(found.values()):
         raise DataError(f"{file}: its names are neither a list nor number: name")

@@ -39,12 +39,13 @@ class CocoMask:
             return {"size": [self.height, self.width], "counts": self.counts}
         from pycocotools import mask as coco
 
-        return coco.merge(coco.frPyObjects([polygon.tolist() for polygon in self.polygons], self.height, self.width))
+        codes = coco.frPyObjects([polygon.tolist() for polygon in self.polygons], self.height, self.width)
+        return dict(coco.merge(codes))
 
     def decode(self) -> np.ndarray:
         from pycocotools import mask as coco
 
-        return coco.decode(self.rle()).astype(bool)
+        return np.asarray(coco.decode(self.rle()), dtype=bool)
 
     @property
     def digest(self) -> bytes:
@@ -61,7 +62,7 @@ class UnionMask:
     def decode(self) -> np.ndarray:
         from pycocotools import mask as coco
 
-        return coco.decode(coco.merge([mask.rle() for mask in self.masks])).astype(bool)
+        return np.asarray(coco.decode(coco.merge([mask.rle() for mask in self.masks])), dtype=bool)
 
     @property
     def digest(self) -> bytes:

@@ -35,7 +35,7 @@ class ObjectMask:
         Raises:
             ValueError: if the picture cannot be read or is of another size.
         """
-        return read_numbers(self.file, self.size) == self.number
+        return np.asarray(read_numbers(self.file, self.size) == self.number)
 
     @property
     def digest(self) -> bytes:

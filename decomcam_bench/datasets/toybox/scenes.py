@@ -452,7 +452,7 @@ class _Canvas:
         total = samples.reshape(self.size, n, self.size, n, 3)
         average = sum(total[:, i, :, j] for i in range(n) for j in range(n)) // (n * n)
         grain = (dice.noise(self.size * self.size) % 11 - 5).reshape(self.size, self.size, 1)
-        return np.clip(average + grain, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(average + grain, 0, 255), dtype=np.uint8)
 
 
 _BACKDROPS: tuple[tuple[Color, Color], ...] = (
