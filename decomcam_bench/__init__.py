@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from decomcam_bench.api import verify_data as verify_data
     from decomcam_bench.config.registry import names as names
     from decomcam_bench.explainer.explain import explain as explain
+    from decomcam_bench.explainer.session import Session as Session
     from decomcam_bench.gate.baseline import update_baseline as update_baseline
     from decomcam_bench.gate.regression import check as check
     from decomcam_bench.reports.experiments import reproduce as reproduce
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 #: Where each function lives, below this package.
 _HOMES = {
+    "Session": "explainer.session",
     "check": "gate.regression",
     "collect_garbage": "tables.upkeep",
     "compare_cells": "tables.upkeep",

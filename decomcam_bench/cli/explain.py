@@ -10,7 +10,7 @@ from decomcam_bench.cli import add_command, add_overrides
 from decomcam_bench.core.console import log
 
 if TYPE_CHECKING:
-    from decomcam_bench.explainer.explain import Explained
+    from decomcam_bench.explainer.explained import Explained
 
 _EXAMPLES = """\
   decomcam-bench explain scene.png --text "a house" --text "a tree"
@@ -51,9 +51,10 @@ def execute(arguments: argparse.Namespace) -> int:
     from decomcam_bench.core.errors import ConfigError
     from decomcam_bench.core.validation import check_choice
     from decomcam_bench.datasets.base import printable
-    from decomcam_bench.explainer.explain import explain_as, load_picture, parse
+    from decomcam_bench.explainer.explain import explain_as
     from decomcam_bench.explainer.files import SUFFIXES, check_path
     from decomcam_bench.explainer.overlay import COLORMAPS
+    from decomcam_bench.explainer.pictures import load_picture, parse
 
     image = Path(arguments.image)
     out = Path(arguments.out or f"{image.stem[:_LONGEST_STEM]}_explained.png")

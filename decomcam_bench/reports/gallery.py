@@ -25,11 +25,12 @@ from decomcam_bench.config.settings import RunConfig, load_config
 from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.core.reasons import Reason, Why
 from decomcam_bench.datasets.base import Target
-from decomcam_bench.engine.evidence import Batch, EvidenceMaker
 from decomcam_bench.engine.loading import Loaded, feed
 from decomcam_bench.engine.plan import Group, PlannedCell, make_plan
+from decomcam_bench.engine.session import ModelSession
+from decomcam_bench.engine.session import Picture as Shown
 from decomcam_bench.explainer.overlay import blend, faded
-from decomcam_bench.methods.base import Explanation, explained
+from decomcam_bench.methods.base import Explanation
 from decomcam_bench.metrics.parts import overlaps
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.store.maps import SavedMaps, read_maps
@@ -268,10 +269,10 @@ def _explain(
     """Maps of all cells for the pairs of some images."""
     model, dataset = group.model, group.dataset
     indices = [group.selection.indices[position] for position in positions]
-    maker = EvidenceMaker(model, group.bank, 16, group.seed)
+    session = ModelSession(model, group.bank, group.view, group.dataset.region, 16, group.seed)
     found: dict[tuple[int, int], _Explained] = {}
     images = feed(dataset, [[index] for index in indices], group.view, 0)
-    kept = _Kept(store, group.images)
+    saved = _Saved(store, group.images)
     size = (model.input_size, model.input_size)
     for position, (loaded,) in zip(positions, images, strict=True):
         if loaded.pixels is None:
@@ -279,12 +280,10 @@ def _explain(
         targets = [target for target in loaded.sample.targets if group.selection.keeps(loaded.sample, target)]
         if not targets:
             continue
-        made = {key: one for key, cell in planned.items() if (one := kept.explanation(cell, position, targets))}
+        made = {key: one for key, cell in planned.items() if (one := saved.explanation(cell, position, targets))}
         left = {key: cell for key, cell in planned.items() if key not in made}
         if left:
-            batch = _batch(group, loaded, targets, sorted({cell.layer for cell in left.values() if cell.layer}))
-            with torch.no_grad():
-                made |= {key: _explanation(cell, maker, batch) for key, cell in left.items()}
+            made |= _computed(session, loaded, tuple(targets), left)
         geometry = group.view.of(loaded.sample.width, loaded.sample.height)
         picture = dataset.load_image(loaded.index)
         for pair, target in enumerate(targets):
@@ -299,57 +298,52 @@ def _explain(
     return found
 
 
-def _explanation(cell: PlannedCell, maker: EvidenceMaker, batch: Batch) -> Explanation:
-    evidence = maker.evidence(batch, cell.layer, cell.method.score, cell.method.needs)
-    return explained(cell.method, evidence, [cell.rank])[cell.rank]
+def _computed(
+    session: ModelSession, loaded: Loaded, targets: tuple[Target, ...], cells: Mapping[str, PlannedCell]
+) -> dict[str, Explanation]:
+    """Return the explanations of one image by the keys of cells."""
+    assert loaded.pixels is not None
+    sample, keys, requests = loaded.sample, list(cells), list(cells.values())
+    picture = Shown(sample.image_id, loaded.pixels, sample.width, sample.height, targets)
+    # All pairs of an image stay together, so there is a single batch.
+    ((_, batch),) = session.batches([picture], {cell.layer for cell in requests})
+    return {
+        keys[place]: found.by_rank[requests[place].rank]
+        for found in session.answers(batch, requests)
+        for place in found.requests
+    }
 
 
-class _Kept:
-    """Maps that a run has kept, read one part of a cell at a time."""
+class _Saved:
+    """Read maps that a run has saved, one shard of a cell at a time."""
 
     def __init__(self, store: Store, images: int) -> None:
         self.store = store
         self.size = shard_size(images)
-        self.parts: dict[tuple[str, int], SavedMaps] = {}
+        self.shards: dict[tuple[str, int], SavedMaps] = {}
 
     def explanation(self, cell: PlannedCell, position: int, targets: Sequence[Target]) -> Explanation | None:
-        """The maps of an image's targets; None where they are to be computed, as components are."""
-        part = position // self.size
+        """Return the maps of an image's targets; None where they are to be computed, as components are."""
+        shard = position // self.size
         stored = self.store.cell(cell.key)
-        if stored is None or cell.rank is not None or part not in stored.sealed(MAPS):
+        if stored is None or cell.rank is not None or shard not in stored.sealed(MAPS):
             return None
         # Images come in order of position.
-        if (cell.key, part) not in self.parts:
-            self.parts = {key: maps for key, maps in self.parts.items() if key[1] == part}
-            self.parts[cell.key, part] = read_maps(stored, part)
-        kept = self.parts[cell.key, part]
-        here = {int(kept.class_id[place]): place for place in np.flatnonzero(kept.image_index == position)}
-        native = np.zeros((len(targets), *kept.native.shape[1:]), np.float32)
+        if (cell.key, shard) not in self.shards:
+            self.shards = {key: maps for key, maps in self.shards.items() if key[1] == shard}
+            self.shards[cell.key, shard] = read_maps(stored, shard)
+        saved = self.shards[cell.key, shard]
+        here = {int(saved.class_id[place]): place for place in np.flatnonzero(saved.image_index == position)}
+        native = np.zeros((len(targets), *saved.native.shape[1:]), np.float32)
         failures: dict[int, Why] = {}
         for pair, target in enumerate(targets):
             if target.class_id in here:
-                native[pair] = kept.native[here[target.class_id]]
-            elif (position, target.class_id) in kept.without_map:
+                native[pair] = saved.native[here[target.class_id]]
+            elif (position, target.class_id) in saved.without_map:
                 failures[pair] = Reason.ZERO_MAP
             else:
                 return None
-        return Explanation(torch.from_numpy(native), kept.mode, failures=failures)
-
-
-def _batch(group: Group, loaded: Loaded, targets: list[Target], layers: Sequence[str]) -> Batch:
-    model, sample = group.model, loaded.sample
-    assert loaded.pixels is not None
-    tensors = model.prepare(torch.from_numpy(loaded.pixels[None]))
-    return Batch(
-        tensors,
-        model.backbone(tensors, layers),
-        torch.zeros(len(targets), dtype=torch.long, device=model.device),
-        torch.tensor([target.class_id for target in targets], dtype=torch.long, device=model.device),
-        [sample.image_id],
-        targets,
-        [group.view.of(sample.width, sample.height)],
-        group.dataset.region,
-    )
+        return Explanation(torch.from_numpy(native), saved.mode, failures=failures)
 
 
 def _name(cell: Cell) -> str:

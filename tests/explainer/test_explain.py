@@ -15,9 +15,10 @@ from PIL import Image, ImageOps
 from decomcam_bench.cli import main
 from decomcam_bench.config import registry
 from decomcam_bench.core.errors import ConfigError, DataError, ModelError
-from decomcam_bench.explainer.explain import explain, load_picture
+from decomcam_bench.explainer.explain import explain
 from decomcam_bench.explainer.figures import _columns, _short_names
 from decomcam_bench.explainer.overlay import COLORMAPS, Painter
+from decomcam_bench.explainer.pictures import load_picture
 from decomcam_bench.methods.base import Evidence
 from decomcam_bench.models.clip import similarity_to_score
 from decomcam_bench.models.toyclip import ToyClip
