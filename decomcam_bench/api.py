@@ -6,7 +6,8 @@
 ``show``                         :func:`show`
 ``table``                        :func:`~decomcam_bench.tables.tables.load_table`,
                                  :func:`~decomcam_bench.tables.tables.render`
-``explain``                      :func:`~decomcam_bench.explainer.explain.explain`
+``explain``                      :func:`~decomcam_bench.explainer.explain.explain`; to keep the model,
+                                 :class:`~decomcam_bench.explainer.session.Session`
 ``reproduce``                    :func:`~decomcam_bench.reports.experiments.reproduce`
 ``report``                       :func:`~decomcam_bench.reports.report.write_report`
 ``list``                         :func:`~decomcam_bench.config.registry.names`
@@ -35,7 +36,8 @@ reference method, p with Holm's correction; ``_diff_n``: the pairs that both hav
 out), then ``n_expected`` = ``n_evaluated`` + ``n_skipped`` + ``n_failed`` pairs, and the cell's ``key``.
 
 Columns of records: ``position`` of the image in the run, ``image_id``, ``class_id``, ``class_name``,
-``status`` (``ok``, ``skipped``, ``failed``), ``reason``, and a metric's values.
+``status`` (``ok``, ``skipped``, ``failed``), ``reason`` (a code, by which counts are made), ``detail``, and a
+metric's values.
 """
 
 from __future__ import annotations

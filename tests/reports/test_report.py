@@ -142,7 +142,7 @@ def test_kept_maps_are_shown_and_not_computed_again(tmp_path: Path, monkeypatch:
         return [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in urls]
 
     with monkeypatch.context() as patch:
-        patch.setattr("decomcam_bench.reports.gallery.explained", lambda *_: pytest.fail("computed again"))
+        patch.setattr("decomcam_bench.reports.gallery._computed", lambda *_: pytest.fail("computed again"))
         kept = pictures()
     for cell in Store(tmp_path).cells():
         shutil.rmtree(cell.folder / "maps")
