@@ -1,7 +1,9 @@
 """photoclip: where its weights come from, and that its cosines rank names as the classifier ranks classes."""
 
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +15,7 @@ from decomcam_bench.models import photoclip
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.models.photoclip import EMBED_DIM, build_photoclip, packaged_trunk, phrase_table, shipped
 
+SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "samples" / "imagenette"
 needs_package = pytest.mark.skipif(packaged_trunk() is None, reason="needs the extra 'photo'")
 
 
@@ -117,6 +120,23 @@ def test_the_photographs_that_ship_are_named_rightly():
         present += len(classes)
     assert present == 36
     assert hits / present >= 0.85
+
+
+@needs_package
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="no folder shared/samples beside the repository")
+def test_names_of_real_photographs_among_a_thousand_and_among_ten():
+    model = source().load("cpu", "fp32")
+    dataset = registry.build("dataset", {**registry.read("dataset", "imagenet"), "root": str(SAMPLES)})
+    bank = model.text_bank(dataset.prompts.texts(dataset))
+    shown = range(0, len(dataset), 5)
+    pixels = [Geometry(224, 224, model.input_size).to_input(dataset.load_image(index)) for index in shown]
+    features = model.embed(model.prepare(torch.from_numpy(np.stack(pixels))))
+    similarity = features @ bank.embeddings.T
+    labels = torch.tensor([dataset.sample(index).targets[0].class_id for index in shown])
+    ten = labels.unique()
+    assert len(ten) == 10
+    assert float((similarity.argmax(1) == labels).float().mean()) >= 0.65
+    assert float((ten[similarity[:, ten].argmax(1)] == labels).float().mean()) >= 0.95
 
 
 @needs_package
