@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from decomcam_bench.explainer.session import Session as Session
     from decomcam_bench.gate.baseline import update_baseline as update_baseline
     from decomcam_bench.gate.regression import check as check
+    from decomcam_bench.interop.objects import evaluate as evaluate
     from decomcam_bench.reports.experiments import reproduce as reproduce
     from decomcam_bench.reports.report import write_report as write_report
     from decomcam_bench.tables.tables import load_records as load_records
@@ -48,6 +49,7 @@ _HOMES = {
     "describe_cell": "tables.upkeep",
     "dry_run": "api",
     "estimate": "api",
+    "evaluate": "interop.objects",
     "explain": "explainer.explain",
     "export": "tables.upkeep",
     "export_maps": "api",

@@ -2,6 +2,7 @@
 
 ================================ ==============================================
 ``run``                          :func:`run`
+``run`` with objects             :func:`~decomcam_bench.interop.objects.evaluate`
 ``run --dry-run``                :func:`dry_run`, as numbers :func:`estimate`
 ``show``                         :func:`show`
 ``table``                        :func:`~decomcam_bench.tables.tables.load_table`,

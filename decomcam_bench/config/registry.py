@@ -12,9 +12,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ _BASES = {
 }
 #: Packages whose own code runs as ``method=PACKAGE:CLASS``, and the adapter of each.
 ADAPTERS = {"pgc": "PytorchGradCam", "captum": "Captum", "torchcam": "TorchCam"}
+#: What the words of objects begin with.
+HELD = "object:"
+#: Objects of this process that are choices, with their names.
+_numbers = itertools.count()
+_held: dict[tuple[str, str], tuple[str, Any]] = {}
 #: Groups whose choices are classes.
 RUNNABLE = ("dataset", "model", "method", "metric")
 
@@ -77,6 +83,19 @@ def read(group: str, name: str) -> dict[str, Any]:
     Raises:
         ConfigError: for a name that is not there, or a file that cannot be read.
     """
+    if (group, name) in _held:
+        label, thing = _held[group, name]
+        path = f"{type(thing).__module__}:{type(thing).__qualname__}"
+        twins = [config for source in shipped(group) if (config := read(group, source)).get("impl") == path]
+        follows = {key: twins[0][key] for key in ("default_model", "metrics") if twins and key in twins[0]}
+        options = {f.name: getattr(thing, f.name) for f in fields(thing) if f.init and f.name not in DESCRIPTIVE}
+        return {
+            "name": label,
+            "impl": name,
+            "description": f"an object of {type(thing).__name__}",
+            **follows,
+            **options,
+        }
     sources = _sources(group)
     if name in sources:
         return copy.deepcopy(sources[name].read(name))
@@ -101,6 +120,8 @@ def implementation(group: str, path: str) -> type:
     Raises:
         ConfigError: when the module or the class does not exist.
     """
+    if (group, path) in _held:
+        return type(_held[group, path][1])
     module_name, _, class_name = path.partition(":")
     try:
         _forget_edited(module_name)
@@ -113,11 +134,40 @@ def implementation(group: str, path: str) -> type:
         raise ConfigError(f"{group}.impl={path}: '{module_name}' raises {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and is_dataclass(found)):
         raise ConfigError(f"{group}.impl={path}: not a dataclass; its fields are the options of a {group}")
-    base = _BASES.get(group, "")
-    if base and f"{PACKAGE}.{base}" not in {f"{cls.__module__}.{cls.__name__}" for cls in found.__mro__}:
-        raise ConfigError(f"{group}.impl={path}: no subclass of {PACKAGE}.{base}")
+    check_kind(group, found, path)
     _imported[group, identifier(found)] = found
     return found
+
+
+def check_kind(group: str, found: type, name: str) -> None:
+    """Refuse a class of another kind than a group's.
+
+    Raises:
+        ConfigError: naming the class that it has to derive from.
+    """
+    base = _BASES.get(group, "")
+    if base and f"{PACKAGE}.{base}" not in {f"{cls.__module__}.{cls.__name__}" for cls in found.__mro__}:
+        raise ConfigError(f"{group}.impl={name}: no subclass of {PACKAGE}.{base}")
+
+
+def hold(group: str, name: str, thing: Any) -> str:
+    """Make an object of this process a choice; return the word that names it.
+
+    Args:
+        group: e.g. ``method``.
+        name: that tables show.
+        thing: a dataclass object of the group's kind.
+    """
+    word = f"{HELD}{next(_numbers)}"
+    _held[group, word] = name, thing
+    _imported[group, identifier(type(thing))] = type(thing)
+    return word
+
+
+def release(words: Iterable[tuple[str, str]]) -> None:
+    """Forget objects by their groups and words."""
+    for word in words:
+        _held.pop(word, None)
 
 
 def identifier(found: type) -> str:
@@ -228,19 +278,21 @@ def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+    if (group, config["impl"]) in _held:
+        return read(group, str(config["impl"]))
     try:
         template = OmegaConf.structured(implementation(group, config["impl"]))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{group}.impl={config['impl']}: {str(error).splitlines()[0]}") from error
     given = {key: value for key, value in config.items() if key not in DESCRIPTIVE}
-    fields = [key for key in template if key != "name"]
+    valid = [key for key in template if key != "name"]
     if "name" in template:
         given["name"] = config.get("name", "")
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(template, given), throw_on_missing=True)
         return {str(key): value for key, value in dict(merged).items()}  # type: ignore[arg-type]
     except ConfigKeyError as error:
-        raise ConfigError(unknown(f"key of {group} {config.get('name', '')}", str(error.key), fields)) from error
+        raise ConfigError(unknown(f"key of {group} {config.get('name', '')}", str(error.key), valid)) from error
     except OmegaConfBaseException as error:
         value = given.get(str(error.key), "")
         raise ConfigError(f"{group}.{error.full_key}={_typed(value)}: {type_words(error)}") from error
@@ -273,6 +325,10 @@ def build(group: str, config: Mapping[str, Any]) -> Any:
         ConfigError: as :func:`options`, or for a value that the class refuses.
         UserError: when what it describes cannot be had.
     """
+    if (group, config["impl"]) in _held:
+        if dict(config) != read(group, str(config["impl"])):
+            raise ConfigError(f"{group}={config['name']}: an object; set its options where it is made")
+        return _held[group, config["impl"]][1]
     found = implementation(group, config["impl"])
     try:
         return found(**options(group, config))

@@ -17,7 +17,6 @@ from decomcam_bench.core.errors import ConfigError
 log = logging.getLogger("decomcam_bench")
 #: Lines of progress, which a bar replaces on a terminal.
 progress_log = log.getChild("progress")
-log.addHandler(logging.NullHandler())
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

@@ -259,7 +259,7 @@ def _plan_cell(
         "dataset": _dataset_label(setting, group),
         "model": model_label(setting),
         "layer": layer,
-        "method": label(setting.method["name"], {**setting.changed["method"], **_nonzero(seed=keys.seed)}),
+        "method": method_label(setting),
         "rank": rank,
     }
     info = CellInfo(
@@ -275,6 +275,11 @@ def _plan_cell(
     usable = _usable(choices, dataset)
     metrics = tuple(_plan_metric(choice, dataset, number) for number, choice in enumerate(usable))
     return PlannedCell(info, info.key, layer, method, rank, metrics, cell_code(choices_by_group, identity))
+
+
+def method_label(setting: Setting) -> str:
+    """Return the label of a method: its name, the options that differ from its YAML, and the seed."""
+    return label(setting.method["name"], {**setting.changed["method"], **_nonzero(seed=setting.keys.seed)})
 
 
 def _nonzero(**values: int | None) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from decomcam_bench.config import registry, sources
 from decomcam_bench.config.settings import load_config, with_results
+from decomcam_bench.core.console import log
 from decomcam_bench.core.errors import ConfigError, DataError, unknown
 from decomcam_bench.engine.engine import execute
 from decomcam_bench.engine.estimate import Estimate, estimate, warn_if_long
@@ -209,12 +210,12 @@ def _datasets(experiment: Experiment, overrides: Sequence[str]) -> tuple[list[st
 
 
 def _table(experiment: Experiment, results: str, keys: Sequence[str], resamples: int) -> pd.DataFrame:
-    table = load_table(results, keys, details=True, intervals=True, resamples=resamples)
+    table = load_table(results, keys, details=True, intervals=True, resamples=resamples, note=log.warning)
     wanted = chosen_numbers(table, experiment.columns)
     if wanted:
         kept = [name for number in wanted for name in (number, f"{number}_low", f"{number}_high") if name in table]
     else:
-        plain = load_table(results, keys)
+        plain = load_table(results, keys, note=log.warning)
         kept = [name for own in layout.numbers(plain) for name in (own, f"{own}_low", f"{own}_high")]
     table = table[["dataset", "model", "layer", "method", "rank", *kept, "n_expected", "n_failed", "key"]].copy()
     table.insert(len(table.columns) - 3, "published", [_published(experiment, row) for row in table.to_dict("records")])

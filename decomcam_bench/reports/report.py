@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from decomcam_bench.core.console import log
 from decomcam_bench.core.errors import ConfigError, StoreError, UserError
 from decomcam_bench.core.version import __version__
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
@@ -101,7 +102,7 @@ def write_report(
     cells = {cell.key: cell for cell in store.cells()}
     if not cells:
         raise StoreError(f"{results}: no results there; `decomcam-bench run` makes some")
-    table = load_table(results, details=True, intervals=True, resamples=resamples)
+    table = load_table(results, details=True, intervals=True, resamples=resamples, note=log.warning)
     better = directions(results)
     detail = {
         column.label
