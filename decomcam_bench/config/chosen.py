@@ -62,6 +62,11 @@ def choose(group: str, word: str) -> Chosen:
         raise ConfigError(f"{group}={word}: its YAML names no class; add impl: package.module:Class")
     if config["impl"] != "???" and (":" in word or word not in registry.shipped(group)):
         config = {**_defaults(registry.implementation(group, str(config["impl"]))), **config}
+    if word.startswith(registry.HELD) and group == "metric":
+        # Several objects of one class are told apart by the options that differ from its defaults.
+        usual = _defaults(registry.implementation(group, word))
+        changed = {key: value for key, value in config.items() if key in usual and usual[key] != value}
+        return Chosen(group, word, {**config, **{key: usual[key] for key in changed}}, changed)
     return Chosen(group, word, config)
 
 

@@ -87,7 +87,8 @@ def read(group: str, name: str) -> dict[str, Any]:
         label, thing = _held[group, name]
         path = f"{type(thing).__module__}:{type(thing).__qualname__}"
         twins = [config for source in shipped(group) if (config := read(group, source)).get("impl") == path]
-        follows = {key: twins[0][key] for key in ("default_model", "metrics") if twins and key in twins[0]}
+        kept = ("default_model", "metrics") if twins else ()
+        follows: dict[str, Any] = {key: twins[0][key] for key in kept if key in twins[0]}
         options = {f.name: getattr(thing, f.name) for f in fields(thing) if f.init and f.name not in DESCRIPTIVE}
         return {
             "name": label,
