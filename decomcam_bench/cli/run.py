@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from decomcam_bench.cli import add_command, add_json, add_overrides
+from decomcam_bench.cli.table import terminal
 from decomcam_bench.core.console import log
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_as_json(result, shown), indent=2))
     else:
-        print(render(shown, arguments.format, result.results), end="")
+        text = terminal(shown, result.results) if arguments.format == "md" else None
+        print(text or render(shown, arguments.format, result.results), end="")
     for line in notes(result.results, result.keys):
         log.warning(line)
     fewer = fewer_pairs(result.results, result.keys)

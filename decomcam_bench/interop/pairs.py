@@ -11,6 +11,7 @@ from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.core.mapfiles import file_stem
 from decomcam_bench.datasets.base import Dataset, printable
 from decomcam_bench.datasets.subsets import select
+from decomcam_bench.tables.formats import defused_text
 
 COLUMNS = ("image_id", "class_id", "class_name", "text", "image", "width", "height", "file")
 
@@ -21,7 +22,8 @@ def write_pairs(config: RunConfig, out: Path) -> int:
     Columns: ``image_id``, ``class_id``, ``class_name`` (the data set's own), ``text`` (the prompts,
     joined by `` | ``; their embeddings are averaged), ``image`` (its file, empty for pictures that
     are drawn), ``width`` and ``height`` of the original image in pixels, and ``file``, the name of the
-    map that ``method=files`` looks for. Pairs that cannot be evaluated are left out.
+    map that ``method=files`` looks for. A class name that a spreadsheet would compute has an apostrophe in
+    front. Pairs that cannot be evaluated are left out.
 
     Raises:
         ConfigError: when the configuration names several data sets.
@@ -52,7 +54,7 @@ def write_pairs(config: RunConfig, out: Path) -> int:
                         [
                             sample.image_id,
                             target.class_id,
-                            target.class_name,
+                            defused_text(target.class_name),
                             " | ".join(texts[target.class_id]),
                             place,
                             sample.width,

@@ -14,6 +14,8 @@ from decomcam_bench.tables.columns import SHOWN_SUFFIXES, SIGNIFICANT, belongs, 
 
 #: How better and worse than the reference are marked, and an interval without a width.
 BETTER, WORSE, FLAT = "\N{SUPERSCRIPT PLUS SIGN}", "\N{SUPERSCRIPT MINUS}", "\N{DEGREE SIGN}"
+#: What a cell begins with that a spreadsheet computes.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _FAILURE = {
     "worst": "count as misses",
     "drop": "are left out",
@@ -57,7 +59,7 @@ def latex(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
     """
     header, rows = shown(table, directions)
     arrows = {"higher": r" $\uparrow$", "lower": r" $\downarrow$"}
-    heads = [_tex(name) + arrows.get(direction, "") for name, direction in header]
+    heads = [tex(name) + arrows.get(direction, "") for name, direction in header]
     lines = [
         r"\begin{tabular}{" + "".join("r" if rows and rows[0][i].numeric else "l" for i in range(len(header))) + "}",
         r"\toprule",
@@ -65,23 +67,23 @@ def latex(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
         r"\midrule",
     ]
     for row in rows:
-        lines.append(" & ".join(_latex_entry(entry) for entry in row) + r" \\")
+        lines.append(" & ".join(latex_entry(entry) for entry in row) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\smallskip{{\footnotesize {_tex(line)}}}" for line in legend(table, header, rows)]
+    lines += [rf"\par\smallskip{{\footnotesize {tex(line)}}}" for line in legend(table, header, rows)]
     return "\n".join(lines) + "\n"
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
-def _latex_entry(entry: Shown) -> str:
-    text = _tex(entry.text).replace("-", "$-$", 1) if entry.numeric and entry.text.startswith("-") else _tex(entry.text)
+def latex_entry(entry: Shown) -> str:
+    text = tex(entry.text).replace("-", "$-$", 1) if entry.numeric and entry.text.startswith("-") else tex(entry.text)
     if entry.place:
         text = (r"\textbf{" if entry.place == 1 else r"\underline{") + text + "}"
     if entry.mark:
         text += "$^{+}$" if entry.mark == BETTER else "$^{-}$"
-    return text + (rf" {{\scriptsize {_tex(entry.interval)}}}" if entry.interval else "")
+    return text + (rf" {{\scriptsize {tex(entry.interval)}}}" if entry.interval else "")
 
 
 def html_table(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
@@ -91,12 +93,12 @@ def html_table(table: pd.DataFrame, directions: Mapping[str, str]) -> str:
     heads = "".join(
         f'<th scope="col">{html.escape(name + arrows.get(direction, ""))}</th>' for name, direction in header
     )
-    body = "\n".join("<tr>" + "".join(_html_entry(entry) for entry in row) + "</tr>" for row in rows)
+    body = "\n".join("<tr>" + "".join(html_entry(entry) for entry in row) + "</tr>" for row in rows)
     below = "".join(f"<p><small>{html.escape(line)}</small></p>\n" for line in legend(table, header, rows))
     return f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n{below}"
 
 
-def _html_entry(entry: Shown) -> str:
+def html_entry(entry: Shown) -> str:
     text = html.escape(entry.text)
     if entry.place:
         text = f"<b>{text}</b>" if entry.place == 1 else f"<u>{text}</u>"
@@ -168,8 +170,16 @@ def legend(table: pd.DataFrame, header: Sequence[tuple[str, str]], rows: Sequenc
     return lines
 
 
-def shown(table: pd.DataFrame, directions: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[list[Shown]]]:
-    """Return the header (label, direction) and the entries of the columns that do not belong to another one."""
+def shown(
+    table: pd.DataFrame, directions: Mapping[str, str], decimals: int | None = None
+) -> tuple[list[tuple[str, str]], list[list[Shown]]]:
+    """Return the header (label, direction) and the entries of the columns that do not belong to another one.
+
+    Args:
+        table: laid out.
+        directions: from column label to ``higher``, ``lower`` or ``none``.
+        decimals: of all numbers; None for as many as :func:`writer` chooses.
+    """
     asked = set(table.attrs.get("shown", ()))
     hidden = {name for name in belongs(table) if name not in asked and not name.endswith(SHOWN_SUFFIXES)}
     hidden |= {name for name in belongs(table) if name.endswith("_diff_n") and name not in asked}
@@ -177,7 +187,7 @@ def shown(table: pd.DataFrame, directions: Mapping[str, str]) -> tuple[list[tupl
     own = {*numbers(table), *(name for name in asked if not is_count(name))}
     header = [(name, _direction(name, directions) if name in own else "none") for name in columns]
     blocks = _blocks(table)
-    made = {name: _entries(table, name, direction, blocks, name in own) for name, direction in header}
+    made = {name: _entries(table, name, direction, blocks, name in own, decimals) for name, direction in header}
     return header, [[made[name][row] for name in columns] for row in range(len(table))]
 
 
@@ -217,14 +227,16 @@ def _blocks(table: pd.DataFrame) -> list[tuple[Any, ...]]:
     )
 
 
-def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[Any], number: bool) -> list[Shown]:
+def _entries(
+    table: pd.DataFrame, name: str, direction: str, blocks: Sequence[Any], number: bool, decimals: int | None
+) -> list[Shown]:
     values = list(table[name])
     if is_count(name):
         return [Shown("" if _absent(value) else f"{value:.0f}", numeric=True) for value in values]
     if not number:
         return [Shown("" if _absent(value) else str(value), numeric=name == "rank") for value in values]
     lows, highs = (list(table.get(f"{name}_{end}", [math.nan] * len(values))) for end in ("low", "high"))
-    write = writer([*values, *lows, *highs])
+    write = writer([*values, *lows, *highs]) if decimals is None else _fixed(decimals)
     texts = ["" if _absent(value) else write(value) for value in values]
     places = [0] * len(values)
     if direction != "none":
@@ -242,6 +254,33 @@ def _entries(table: pd.DataFrame, name: str, direction: str, blocks: Sequence[An
         differences = table.get(f"{name}_diff", pd.Series([math.nan] * len(values)))
         marks = [_mark(p, gap, direction) for p, gap in zip(table[f"{name}_p"], differences, strict=True)]
     return [Shown(*entry, numeric=True) for entry in zip(texts, intervals, places, marks, strict=True)]
+
+
+def _fixed(decimals: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{decimals}f}"
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Write CSV in which no cell is a formula."""
+    return str(defused(table).to_csv(index=False, lineterminator="\n"))
+
+
+def defused(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with an apostrophe before texts that a spreadsheet would take for a formula.
+
+    >>> defused(pd.DataFrame({"class": ["cat", "=1+1"], "energy": [-0.5, 0.5]}))["class"].tolist()
+    ['cat', "'=1+1"]
+    """
+    made = table.copy()
+    for name in made.columns:
+        if not pd.api.types.is_numeric_dtype(made[name]):
+            made[name] = made[name].map(lambda value: defused_text(value) if isinstance(value, str) else value)
+    return made.rename(columns=lambda name: defused_text(str(name)))
+
+
+def defused_text(text: str) -> str:
+    """Return a text that a spreadsheet shows as it stands."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _interval_text(low: Any, high: Any, write: Callable[[float], str]) -> str:

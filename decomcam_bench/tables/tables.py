@@ -226,7 +226,7 @@ def render(table: pd.DataFrame, form: str = "md", results: str | Path | None = N
     | a      | 0.5124 |
     """
     if form == "csv":
-        return str(table.to_csv(index=False, lineterminator="\n"))
+        return formats.csv_text(table)
     if form == "json":
         return json.dumps(_rows_for_json(table, results), indent=2) + "\n"
     if form not in FORMATS:

@@ -29,6 +29,7 @@ from decomcam_bench.store.reader import (
 from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables.cells import counts, is_complete, measured, order, reasons
 from decomcam_bench.tables.columns import IDENTITY
+from decomcam_bench.tables.formats import defused
 
 EXPORTS = (".csv", ".parquet")
 
@@ -370,7 +371,7 @@ def export(
             for name in table.columns:
                 if table[name].dtype == object:
                     table[name] = table[name].map(lambda v: json.dumps(v.tolist()) if hasattr(v, "tolist") else v)
-            table.to_csv(out, index=False, lineterminator="\n")
+            defused(table).to_csv(out, index=False, lineterminator="\n")
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
     return len(table)
