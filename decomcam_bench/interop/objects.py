@@ -181,7 +181,10 @@ def evaluate(
             log.warning("something here has no source that could identify it, so its results are not kept")
         if results is None or not known[0]:
             results = stack.enter_context(tempfile.TemporaryDirectory(prefix="decomcam-bench-"))
-        words += [f"results={quoted(str(results))}", *override_words(**{k.replace("__", "."): v for k, v in keys.items()})]
+        words += [
+            f"results={quoted(str(results))}",
+            *override_words(**{k.replace("__", "."): v for k, v in keys.items()}),
+        ]
         configs = {name: load_config([*words, f"method={own}"]) for name, own in methods_words.items()}
         plan = make_plan(_joined(list(configs.values())))
         _bind(plan)
