@@ -1,4 +1,4 @@
-"""From the names and options of a run to composed choices: which option reaches which choice.
+"""Compose choices from the names and options of a run: which option reaches which choice.
 
 Options come in three forms: ``method.channels=50`` reaches every chosen method that has the option,
 ``method.decomcam.channels=50`` and ``decomcam.channels=50`` reach that one alone and win over the first form.
@@ -19,7 +19,7 @@ from decomcam_bench.core.errors import ConfigError, did_you_mean, listed, unknow
 
 @dataclass(frozen=True)
 class Chosen:
-    """One choice of a group as it was named.
+    """Hold one choice of a group as it was named.
 
     Attributes:
         word: as typed: a name, ``module:Class``, or a model as :mod:`decomcam_bench.config.models` names it.
@@ -82,7 +82,7 @@ def _defaults(found: type) -> dict[str, Any]:
 
 
 class Options:
-    """The options of a run, by key, and which of them have reached a choice."""
+    """Hold the options of a run by key, and track which of them have reached a choice."""
 
     def __init__(self, values: Mapping[str, Sequence[Any]]) -> None:
         alone = {f"{group}.impl" for group in GROUPS if group not in values}  # a class that names the choice

@@ -1,4 +1,4 @@
-"""Command files: ``@week.yaml`` stands for the overrides that the file holds.
+"""Read command files: ``@week.yaml`` stands for the overrides that the file holds.
 
 Three forms are read, each with comments:
 

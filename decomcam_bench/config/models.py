@@ -1,4 +1,4 @@
-"""Names of models: open_clip's architectures and tags, the hub, local folders, and aliases from elsewhere.
+"""Read the names of models: open_clip's architectures and tags, the hub, local folders, and aliases from elsewhere.
 
 Listing names imports neither torch nor open_clip, so that completion is quick.
 """

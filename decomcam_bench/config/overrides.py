@@ -1,4 +1,4 @@
-"""Overrides as people type them: keys, sweeps and values, by Hydra's grammar where it can read them.
+"""Read overrides as people type them: keys, sweeps and values, by Hydra's grammar where it can read them.
 
 Hydra's grammar wants quotes around much that people type in paths and texts: spaces, brackets, ``=``, ``&``,
 letters other than a-z. Options that name a place (:data:`PLACES`) are therefore taken as they stand, and so is

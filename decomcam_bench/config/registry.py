@@ -1,4 +1,4 @@
-"""Choices by name: each YAML under ``configs/<group>`` is one choice.
+"""Look up choices by name: each YAML under ``configs/<group>`` is one choice.
 
 A YAML names its implementation as ``impl: module:Class``; the other keys are the fields of that
 dataclass. Adding a choice is adding a file: nothing is registered in code. This module imports
@@ -45,7 +45,7 @@ RUNNABLE = ("dataset", "model", "method", "metric")
 
 
 def config_folder() -> Path:
-    """Return the folder ``configs``: inside the installed package, or beside it in a checkout."""
+    """Return the folder ``configs``: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "configs"
     return installed if (installed / "config.yaml").is_file() else package.parent / "configs"
@@ -266,7 +266,7 @@ def _forget_edited(module: str) -> None:
 
 
 def options(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the class that a composed configuration describes, with types checked.
+    """Return the options of the class that a composed configuration describes, with their types checked.
 
     Args:
         group: ``dataset``, ``model``, ``method`` or ``metric``; used in messages.
@@ -320,7 +320,7 @@ def type_words(error: Exception) -> str:
 
 
 def build(group: str, config: Mapping[str, Any]) -> Any:
-    """Makes the object that a composed configuration describes; a data set is opened.
+    """Build the object that a composed configuration describes; a data set is opened.
 
     Raises:
         ConfigError: as :func:`options`, or for a value that the class refuses.

@@ -1,4 +1,4 @@
-"""From Hydra overrides to the settings of a run: sweeps, defaults that follow a choice, checks.
+"""Compose the settings of a run from Hydra overrides: sweeps, defaults that follow a choice, checks.
 
 Overrides come in three forms: a choice of a group (``method=decomcam,gradcam``), an option of the
 chosen (``method.channels=50``, which reaches those that have it), and a plain key (``rank=1,5``).
@@ -31,7 +31,7 @@ CONTROLS = ("random", "center", "oracle")
 
 @dataclass(frozen=True)
 class RunKeys:
-    """The plain keys. Those of a setting may sweep; the others hold for the whole run.
+    """Hold the plain keys. Those of a setting may sweep; the others hold for the whole run.
 
     Attributes:
         layer: where CLIP is explained; None for the model's own choice.
@@ -44,7 +44,7 @@ class RunKeys:
         workers: processes that decode images; None to choose from the cores.
         results: root of the store.
         strict: stop at the first bad image or annotation.
-        save_maps: keep the maps beside the records.
+        save_maps: store the maps next to the records.
         controls: add :data:`CONTROLS`, and the first method on the model with random weights.
     """
 
@@ -79,7 +79,7 @@ SWEPT_KEYS = ("layer", "rank", "limit", "seed", "precision")
 
 @dataclass(frozen=True)
 class Setting:
-    """One combination of choices, before data and models are looked at.
+    """Hold one combination of choices, before data and models are opened.
 
     ``dataset``, ``model`` and ``method`` are composed configurations: ``name``, ``impl`` and options.
     ``changed`` names, by group, the options that an override set.
@@ -94,7 +94,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class MetricChoice:
-    """One composed metric.
+    """Hold one composed metric.
 
     Attributes:
         config: ``name``, ``impl`` and options.
@@ -109,7 +109,7 @@ class MetricChoice:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All settings of a run, and for each data set (by position in ``settings``) its metrics."""
+    """Hold all settings of a run, and for each data set (by position in ``settings``) its metrics."""
 
     settings: tuple[Setting, ...]
     metrics: tuple[tuple[MetricChoice, ...], ...]
@@ -208,15 +208,15 @@ def with_results(overrides: Sequence[str], results: str | Path | None) -> tuple[
 
 
 def untrained_twin(model: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's twin with random weights, and what differs from its YAML."""
+    """Return the twin of a model with random weights, and what differs from its YAML."""
     config, changed = model
     options = getattr(registry.implementation("model", config["impl"]), "untrained", {})
-    kept = {key: value for key, value in changed.items() if key not in options}
-    return {**config, **options}, {**kept, **{key: value for key, value in options.items() if value}}
+    others = {key: value for key, value in changed.items() if key not in options}
+    return {**config, **options}, {**others, **{key: value for key, value in options.items() if value}}
 
 
 def resolved(config: RunConfig) -> str:
-    """The resolved configuration as YAML, for people."""
+    """Return the resolved configuration as YAML, for people."""
     cells = []
     for setting, metrics in zip(config.settings, config.metrics, strict=True):
         cells.append(
@@ -232,7 +232,7 @@ def resolved(config: RunConfig) -> str:
 
 
 def _run_keys(values: Mapping[str, Any]) -> RunKeys:
-    """Checks types against :class:`RunKeys` on top of ``configs/config.yaml``."""
+    """Check types against :class:`RunKeys` on top of ``configs/config.yaml``."""
     base = {name: value for name, value in _base().items() if name not in GROUPS}
     for key, value in values.items():
         if isinstance(getattr(RunKeys, key), bool) and str(value).lower() not in _SWITCHES:

@@ -1,4 +1,4 @@
-"""Where choices come from: the package's YAMLs, included folders, installed packages, and classes by name.
+"""Find choices: in the package's YAMLs, included folders, installed packages, and as classes by name.
 
 A choice of a group is one of these, and all can be mixed in a run:
 
@@ -38,7 +38,7 @@ _folders: list[Path] = []
 
 @dataclass(frozen=True)
 class Source:
-    """Where a choice is described: in a YAML, or by a class alone.
+    """Hold where a choice is described: in a YAML, or by a class alone.
 
     Attributes:
         file: the YAML, or the Python file; None for an entry point.

@@ -1,4 +1,4 @@
-"""Messages to the user: notes, warnings and progress, on the terminal and in a log file.
+"""Show messages to the user: notes, warnings and progress, on the terminal and in a log file.
 
 Library code logs to :data:`log` and configures nothing; the command line decides what is shown where.
 """
@@ -20,7 +20,7 @@ progress_log = log.getChild("progress")
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever ``sys.stderr`` is at the time; leaves progress to the bar where there is one."""
+    """Write to whatever ``sys.stderr`` is at the time; leave progress to the bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == progress_log.name and sys.stderr.isatty():
@@ -67,18 +67,18 @@ def console(level: int, log_file: str | None = None) -> Iterator[None]:
 
 
 def configured() -> bool:
-    """True inside :func:`console`, where somebody decides what is shown."""
+    """Return True inside :func:`console`, where somebody decides what is shown."""
     return any(isinstance(handler, _Stderr) for handler in log.handlers)
 
 
 def bars_wanted() -> bool:
-    """True where a progress bar can be drawn, and is not silenced."""
+    """Return True where a progress bar can be drawn and is not silenced."""
     quiet = any(isinstance(handler, _Stderr) and handler.level > logging.INFO for handler in log.handlers)
     return not quiet and (sys.stderr.isatty() or in_notebook())
 
 
 def in_notebook() -> bool:
-    """True inside a Jupyter kernel."""
+    """Return True inside a Jupyter kernel."""
     shell = sys.modules.get("IPython")
     kernel = shell.get_ipython() if shell is not None else None
     return type(kernel).__name__ == "ZMQInteractiveShell"

@@ -1,4 +1,4 @@
-"""What goes wrong, by whose remedy.
+"""Define errors by who can mend them.
 
 Every error that a user can mend is a :class:`UserError`: the command line prints its message as
 one line (what, which value, remedy) and exits with :attr:`~UserError.exit_status`.
@@ -14,35 +14,35 @@ MOST_NAMES, NEAREST = 24, 8
 
 
 class UserError(Exception):
-    """Something that the user can put right; the message is one line with the remedy."""
+    """Report something that the user can put right; the message is one line with the remedy."""
 
     exit_status = 2
 
 
 class ConfigError(UserError):
-    """An unknown name or key, a wrong type, or a value out of its range."""
+    """Report an unknown name or key, a wrong type, or a value out of range."""
 
 
 class DataError(UserError):
-    """A data set that is missing or cannot be read."""
+    """Report a data set that is missing or cannot be read."""
 
 
 class ModelError(UserError):
-    """A model, its weights or a layer that cannot be had."""
+    """Report a model, weights or a layer that cannot be had."""
 
 
 class MethodError(UserError):
-    """A method that raises, or answers with something that is no explanation."""
+    """Report a method that raises, or returns something other than an explanation."""
 
     exit_status = 1
 
 
 class StoreError(UserError):
-    """A results store that is damaged, too new, or held by another process."""
+    """Report a results store that is damaged, too new, or locked by another process."""
 
 
 class StrictError(UserError):
-    """A bad image or annotation in a run with ``strict=true``."""
+    """Report a bad image or annotation in a run with ``strict=true``."""
 
     exit_status = 1
 
@@ -51,13 +51,13 @@ class StrictError(UserError):
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 1) -> list[str]:
-    """The valid words most like ``word``, whatever their case."""
+    """Return the valid words most like ``word``, ignoring case."""
     by_lower = {name.lower(): name for name in valid}
     return [by_lower[near] for near in difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=0.5)]
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest valid word, or an empty string."""
+    """Return `` (did you mean 'x'?)`` for the nearest valid word, or an empty string."""
     near = nearest(word, valid)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

@@ -4,7 +4,7 @@
     DIR/<image id>__<class name>.npz     the same: its only array, or the one named "map"
     DIR/<image id>__<class name>.png     16-bit grey, read as value / 65535
 
-Both parts are percent-encoded: ASCII letters, digits and ``_.-~`` stay as they are and every other byte
+Both names are percent-encoded: ASCII letters, digits and ``_.-~`` stay as they are and every other byte
 of the UTF-8 text is written as ``%XX`` (:func:`urllib.parse.quote` with nothing safe), a slash
 included. In the class name an underscore is written ``%5F`` where it comes first or follows another
 one, and a name of more than 100 characters is cut to 80, ``+``, and 16 hexadecimal digits of its
@@ -47,16 +47,16 @@ def file_stem(image_id: str, class_name: str) -> str:
 
 
 class MapMissingError(ValueError):
-    """There is no file of a pair."""
+    """Report that a pair has no file."""
 
 
 class MapMalformedError(ValueError):
-    """The file of a pair holds no map; the message says why."""
+    """Report that the file of a pair holds no map; the message says why."""
 
 
 @dataclass
 class MapFolder:
-    """A folder of maps; what lies there is listed once.
+    """Read maps from a folder, which is listed once.
 
     Raises:
         DataError: when the folder cannot be read or holds no map at all.
@@ -84,7 +84,7 @@ class MapFolder:
             )
 
     def digest(self) -> str:
-        """SHA-256 (16 hexadecimal digits) of names and content of all maps. Reads every file."""
+        """Return 16 hexadecimal digits of the SHA-256 of names and content of all maps; reads every file."""
         total = hashlib.sha256()
         for name in sorted(name for names in self.files.values() for name in names):
             content = hashlib.sha256()
@@ -126,7 +126,7 @@ class MapFolder:
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """The array of a file's bytes, as stored.
+    """Decode the bytes of a file to an array, as stored.
 
     Raises:
         MapMalformedError: when it cannot be decoded.
@@ -163,7 +163,7 @@ def _decode_png(data: bytes, name: str) -> np.ndarray:
 
 
 def checked(array: np.ndarray, name: str) -> np.ndarray:
-    """The array as float32 (h, w).
+    """Return an array as float32 (h, w).
 
     Raises:
         MapMalformedError: for one that is not two-dimensional, real, non-empty and finite.

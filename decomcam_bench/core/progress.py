@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a widget in a notebook, plain lines elsewhere."""
+"""Report the progress of long work: a bar on a terminal, a widget in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INTERVAL = 10.0
 
 
 class _Progress:
-    """Reports to a bar, where there is one, and in lines about every ten seconds."""
+    """Report to a bar, where there is one, and in lines about every ten seconds."""
 
     def __init__(self, total: int, label: str, unit: str, bar: Any = None) -> None:
         self.total, self.label, self.unit, self.bar = total, label, unit, bar

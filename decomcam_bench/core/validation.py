@@ -1,4 +1,4 @@
-"""Checks of options; each refuses a value with a one-line ConfigError.
+"""Check options; each function refuses a value with a one-line ConfigError.
 
 Keys are whole, as a user writes them on the command line: ``dataset.split``, ``method.sign``, ``precision``.
 """
@@ -12,7 +12,7 @@ from decomcam_bench.core.errors import ConfigError, did_you_mean
 
 
 def check_choice(key: str, value: object, valid: Collection[object]) -> None:
-    """Refuses a ``value`` that is none of ``valid``.
+    """Refuse a ``value`` that is not one of ``valid``.
 
     Raises:
         ConfigError: naming the key, the value, the nearest valid one and all of them.
@@ -23,7 +23,7 @@ def check_choice(key: str, value: object, valid: Collection[object]) -> None:
 
 
 def check_at_least(key: str, value: float, low: float) -> None:
-    """Refuses a number below ``low``, an infinite one, or NaN.
+    """Refuse a number below ``low``, an infinite one, or NaN.
 
     Raises:
         ConfigError: naming the key, the value and the bound.
@@ -33,7 +33,7 @@ def check_at_least(key: str, value: float, low: float) -> None:
 
 
 def check_positive(key: str, value: float) -> None:
-    """Refuses a number that is not above zero, an infinite one, or NaN.
+    """Refuse a number that is not above zero, an infinite one, or NaN.
 
     Raises:
         ConfigError: naming the key and the value.

@@ -1,4 +1,4 @@
-"""Run a plan: for each batch of images evidence, maps and values, then sealed records."""
+"""Run a plan: compute evidence, maps and values for each batch of images, and seal the records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from decomcam_bench.datasets.acquire.plausibility import count_findings
 from decomcam_bench.datasets.base import Problem, printable
 from decomcam_bench.engine.estimate import warn_if_long
 from decomcam_bench.engine.evaluate import Evaluator
-from decomcam_bench.engine.loading import feed, load
+from decomcam_bench.engine.loading import load, load_batches
 from decomcam_bench.engine.plan import Group, Plan, make_plan
 from decomcam_bench.engine.rescore import rescore
 from decomcam_bench.engine.shard import Sealed, ShardWriter
@@ -40,7 +40,7 @@ class RunResult:
         computed_images: images that were evaluated now.
         passes: forward and backward passes by purpose, this run alone.
         seconds: wall time of the evaluation.
-        new_failures: pairs that failed now, by reason: maps once a cell, masks that cannot be decoded once.
+        new_failures: pairs that failed now, by reason: maps once per cell, masks that cannot be decoded once.
         unusable: annotations left out though their pair was evaluated without them, now or before, and
             those of no image at all; each with its file and reason. ``data verify`` shows them too.
         findings: what ``data verify`` finds doubtful though it can be read, counted by kind.
@@ -176,7 +176,7 @@ def _sweep(group: Group, cells: Sequence[CellState], keys: RunKeys, result: RunR
             owner.append(shard)
     if not batches:
         return
-    loaded = feed(
+    loaded = load_batches(
         group.dataset,
         [[group.selection.indices[position] for position in batch] for batch in batches],
         group.view,
@@ -184,12 +184,12 @@ def _sweep(group: Group, cells: Sequence[CellState], keys: RunKeys, result: RunR
     )
     before = group.model.passes.as_dict()
     total = sum(len(batch) for batch in batches)
-    with ThreadPoolExecutor(1) as beside, progress(total, group.label) as bar:
+    with ThreadPoolExecutor(1) as thread, progress(total, group.label) as bar:
         work: ShardWriter | None = None
         for number, (batch, images) in enumerate(zip(batches, loaded, strict=True)):
             if work is None:
                 work = ShardWriter(cells, owner[number], keys.strict, group.outline.input_size)
-                evaluator = Evaluator(group, work, keys, beside, bar.set_postfix_str)
+                evaluator = Evaluator(group, work, keys, thread, bar.set_postfix_str)
             evaluator.evaluate(list(batch), images)
             if number + 1 == len(batches) or owner[number + 1] != owner[number]:
                 evaluator.finish()

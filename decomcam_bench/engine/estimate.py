@@ -1,4 +1,4 @@
-"""What a run would do: cells, pairs, passes by kind, what is done already, an estimate of time."""
+"""Estimate what a run would do: cells, pairs, passes by kind, what is done already, and how long it takes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _sum(amounts: Iterable[Amount]) -> Amount:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would do.
+    """Tell what a run would do.
 
     Attributes:
         device, store: of the run.
@@ -149,17 +149,17 @@ def rough_seconds(plan: Plan) -> float:
             continue
         indices = group.selection.indices[:: max(1, group.images // _PROBED)]
         samples = [group.dataset.sample(index) for index in indices]
-        kept = [sum(group.selection.keeps(sample, target) for target in sample.targets) for sample in samples]
+        counts = [sum(group.selection.keeps(sample, target) for target in sample.targets) for sample in samples]
         images = group.images * len(todo) // group.shards
         scale = images / len(samples)
-        pairs = round(sum(kept) * scale)
-        amount = Amount(images, round(sum(map(bool, kept)) * scale), pairs, -(-pairs // batch_size))
+        pairs = round(sum(counts) * scale)
+        amount = Amount(images, round(sum(map(bool, counts)) * scale), pairs, -(-pairs // batch_size))
         seconds += _seconds(plan, group.outline, expected_passes(group, working, amount))
     return seconds
 
 
 def warn_if_long(plan: Plan) -> None:
-    """Say before it starts that a run takes long."""
+    """Warn before a run starts that it takes long."""
     seconds = rough_seconds(plan)
     if seconds > LONG:
         log.warning(
@@ -174,7 +174,7 @@ def _images_of(passes: Mapping[str, int]) -> int:
 
 
 def _measured(plan: Plan) -> float | None:
-    """Images a second through the model in the store's last run on the same kind of device."""
+    """Return the images per second through the model in the store's last run on the same kind of device."""
     keys = {cell.key for cell in plan.cells}
     kind = plan.device.partition(":")[0]
     for past in reversed(plan.store.runs()):

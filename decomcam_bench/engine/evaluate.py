@@ -33,7 +33,7 @@ NONSENSE = "vorzelque"
 
 @dataclass
 class Pairs:
-    """The pairs of one batch: what every record says of them, and the classes and chosen targets of their images."""
+    """Hold the pairs of one batch: what every record says of them, and the classes and targets of their images."""
 
     batch: Batch
     rows: list[Row]
@@ -42,20 +42,20 @@ class Pairs:
 
 
 class Evaluator:
-    """Evaluates one shard of a group.
+    """Evaluate one shard of a group.
 
     Args:
         group: of cells over the same images.
         writer: takes the records.
         keys: of the run.
-        beside: a thread for metrics of maps alone, next to the device's work.
+        thread: for metrics of maps alone, while the device works.
         tell: called with the name of what is done now.
     """
 
     def __init__(
-        self, group: Group, writer: ShardWriter, keys: RunKeys, beside: ThreadPoolExecutor, tell: Callable[[str], None]
+        self, group: Group, writer: ShardWriter, keys: RunKeys, thread: ThreadPoolExecutor, tell: Callable[[str], None]
     ) -> None:
-        self.group, self.writer, self.keys, self.beside, self.tell = group, writer, keys, beside, tell
+        self.group, self.writer, self.keys, self.thread, self.tell = group, writer, keys, thread, tell
         self.cells = writer.cells
         self.session = ModelSession(
             group.model, group.bank, group.view, group.dataset.region, keys.batch_size, group.seed
@@ -73,8 +73,8 @@ class Evaluator:
             self._note_lost(position, image)
             if image.pixels is not None:
                 sample = image.sample
-                kept = tuple(t for t in sample.targets if self.group.selection.keeps(sample, t))
-                picture = Picture(sample.image_id, image.pixels, sample.width, sample.height, kept)
+                chosen = tuple(t for t in sample.targets if self.group.selection.keeps(sample, t))
+                picture = Picture(sample.image_id, image.pixels, sample.width, sample.height, chosen)
                 good.append((position, picture, tuple(t.class_id for t in sample.targets)))
         layers = {cell.plan.layer for cell in self.cells}
         for slots, batch in self.session.batches([picture for _, picture, _ in good], layers):
@@ -137,9 +137,9 @@ class Evaluator:
         metrics = cell.plan.metrics
         by_map = [m for m in metrics if isinstance(m.metric, MapMetric)]
         if by_map:
-            parts = explanation.components if any("components" in m.metric.needs for m in by_map) else None
-            views = _views(pairs, maps.cpu().numpy(), explanation, parts, works)
-            self.pending.append(self.beside.submit(self._look, cell, by_map, pairs.rows, failures, views))
+            components = explanation.components if any("components" in m.metric.needs for m in by_map) else None
+            views = _views(pairs, maps.cpu().numpy(), explanation, components, works)
+            self.pending.append(self.thread.submit(self._look, cell, by_map, pairs.rows, failures, views))
         for planned in metrics:
             if isinstance(planned.metric, ModelMetric):
                 self._model_metric(cell, planned, pairs, failures, maps, explanation)
@@ -272,17 +272,17 @@ def _within(metric: Metric, position: int) -> bool:
 
 
 def _views(
-    pairs: Pairs, maps: np.ndarray, explanation: Explanation, parts: Components | None, works: Sequence[Work]
+    pairs: Pairs, maps: np.ndarray, explanation: Explanation, found: Components | None, works: Sequence[Work]
 ) -> list[PairMap]:
     """Return the pairs of a batch as metrics of maps see them."""
     batch, views = pairs.batch, []
     native = explanation.native.cpu().numpy()
-    components = None if parts is None else parts.native.detach().float().cpu().numpy()
+    components = None if found is None else found.native.detach().float().cpu().numpy()
     for pair, (image, target) in enumerate(zip(batch.image_of.tolist(), batch.targets, strict=True)):
         geometry = batch.geometries[image]
         view = view_of(geometry, maps[pair], target, pairs.classes[pair], works[pair], native[pair], explanation.mode)
-        if components is not None and parts is not None:
-            view.components, view.component_mode = components[pair], parts.mode
+        if components is not None and found is not None:
+            view.components, view.component_mode = components[pair], found.mode
         view.foreign = explanation.foreign.get(pair)
         views.append(view)
     return views

@@ -1,4 +1,4 @@
-"""Builds what methods and metrics see of a batch of pairs from one backbone pass."""
+"""Build what methods and metrics see of a batch of pairs from one backbone pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from decomcam_bench.models.vit_internals import lacking
 
 
 def pair_seed(seed: int, image_id: str, class_id: int) -> int:
-    """A seed for one pair, the same on every machine and in every order of evaluation."""
+    """Return a seed for one pair, the same on every machine and in every order of evaluation."""
     digest = hashlib.sha256(f"{seed}\0{image_id}\0{class_id}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -43,7 +43,7 @@ NEEDS = ("gradients", "score", "head", "object_masks", *EXTRAS)
 
 
 def check_needs(model: ClipModel | Outline, method: Method, layer: str) -> None:
-    """Refuses a method that reads what the model cannot give at a layer (empty: it reads none).
+    """Refuse a method that reads what the model cannot give at a layer (empty: it reads none).
 
     Raises:
         ConfigError: for a need that does not exist.
@@ -66,7 +66,7 @@ def check_needs(model: ClipModel | Outline, method: Method, layer: str) -> None:
 
 @dataclass
 class Batch:
-    """P pairs of N images with one backbone pass.
+    """Hold P pairs of N images with one backbone pass.
 
     Attributes:
         images: (N, 3, H, W), normalised, on the device.
@@ -91,7 +91,7 @@ class Batch:
         return len(self.targets)
 
     def object_masks(self) -> Tensor:
-        """The annotated region of each pair at input resolution, bool (P, H, W).
+        """Return the annotated region of each pair at input resolution, bool (P, H, W).
 
         Raises:
             BadMaskError: when those of some pairs cannot be decoded; it carries the others.
@@ -115,7 +115,7 @@ class Batch:
 
 
 class EvidenceMaker:
-    """Makes :class:`Evidence` for a model and its texts.
+    """Make :class:`Evidence` for a model and its texts.
 
     Args:
         batch_size: most images, or pairs, through the model at a time.
@@ -235,27 +235,27 @@ class EvidenceMaker:
         """Return the gradients of the batch at a layer, computed once for all methods that differentiate ``kind``."""
         if self._gradients[0] is not batch:
             self._gradients = (batch, {})
-        kept = self._gradients[1]
-        if (layer, kind, full) not in kept:
+        known = self._gradients[1]
+        if (layer, kind, full) not in known:
             with self.model.full_precision() if full else contextlib.nullcontext():
                 found = self.model.gradients(
                     layer, state, batch.image_of, batch.class_ids, self.bank, kind, self.batch_size
                 )
             self._check(layer, kind, found, batch)
-            kept[layer, kind, full] = found
-        return kept[layer, kind, full]
+            known[layer, kind, full] = found
+        return known[layer, kind, full]
 
     def _once(self, batch: Batch, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
-        """Return what one pass over a batch's images gives, kept for the other pairs of the same images."""
+        """Return what one pass over a batch's images gives, remembered for the other pairs of the same images."""
         if self._passes[0] is not batch.backbone:
             self._passes = (batch.backbone, {})
-        kept = self._passes[1]
-        if key not in kept:
-            kept[key] = make()
-        return kept[key]
+        known = self._passes[1]
+        if key not in known:
+            known[key] = make()
+        return known[key]
 
     def _check(self, layer: str, kind: str, gradients: Tensor, batch: Batch) -> None:
-        """Refuses a layer whose gradients are all zero or not finite where those of other layers are not.
+        """Refuse a layer whose gradients are all zero or not finite where those of other layers are not.
 
         Where no layer has any, or none but for rounding, the pairs are to blame: they fail one by one,
         and the next batch is looked at in its turn.
@@ -274,7 +274,7 @@ class EvidenceMaker:
         self._checked.add((layer, kind))
 
     def _check_unseen(self, layer: str, kind: str, state: LayerState, batch: Batch) -> None:
-        """The same for methods that put activations back into the network and read no gradient of them."""
+        """Do the same for methods that put activations back into the network and read no gradient of them."""
         if (layer, kind) not in self._checked:
             with counted_apart(self.model):
                 found = self.model.gradients(
@@ -294,7 +294,7 @@ class EvidenceMaker:
             ]
 
     def remap(self, batch: Batch, layer: str, method: Method, rank: int | None) -> Callable[[Tensor], Tensor] | None:
-        """A function from changed images (P, 3, H, W) of the pairs to their maps (P, H, W).
+        """Return a function from changed images (P, 3, H, W) of the pairs to their maps (P, H, W).
 
         Every pass that it takes counts as metric-scored. None for a method that is not repeatable.
         """
@@ -359,15 +359,15 @@ class EvidenceMaker:
 
 
 def usable(gradients: Tensor) -> bool:
-    """Whether any gradient is neither zero nor non-finite."""
+    """Return True if any gradient is finite and not zero."""
     return bool((torch.isfinite(gradients) & (gradients != 0)).any())
 
 
 @contextmanager
 def counted_apart(model: ClipModel) -> Iterator[Passes]:
-    """Counts the passes of a block on their own instead of with the run's."""
-    kept, model.passes = model.passes, Passes()
+    """Count the passes of a block on their own instead of with the run's."""
+    before, model.passes = model.passes, Passes()
     try:
         yield model.passes
     finally:
-        model.passes = kept
+        model.passes = before

@@ -77,7 +77,7 @@ def worker_count(wanted: int | None) -> int:
     return max(1, min(8, cores - 1))
 
 
-def feed(
+def load_batches(
     dataset: Dataset, batches: Sequence[Sequence[int]], view: View, workers: int | None = None
 ) -> Iterator[list[Loaded]]:
     """Yield the images of each batch of positions, decoded ahead of use."""

@@ -1,4 +1,4 @@
-"""The work plan: which cells a run has, what identifies them, and what they will cost.
+"""Plan the work: which cells a run has, what identifies them, and what they will cost.
 
 Planning opens data sets and loads models (the key holds their fingerprints), but computes no map.
 """
@@ -38,7 +38,7 @@ PLACES = ("root", "cache_dir", "checkpoint")
 
 @dataclass(frozen=True)
 class PlannedMetric:
-    """A metric of a cell, resolved for the data set.
+    """Hold a metric of a cell, resolved for the data set.
 
     Attributes:
         info: its description, from which its key follows.
@@ -55,7 +55,7 @@ class PlannedMetric:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One cell of a run.
+    """Hold one cell of a run.
 
     Attributes:
         info: its description, from which its key follows.
@@ -82,7 +82,7 @@ class PlannedCell:
 
 @dataclass
 class Group:
-    """Cells over the same images and the same model: one sweep evaluates them together."""
+    """Hold cells over the same images and the same model, which one sweep evaluates together."""
 
     dataset: Dataset
     selection: Selection
@@ -148,7 +148,7 @@ class Group:
 
 @dataclass
 class Plan:
-    """All groups of a run and the store that they write to."""
+    """Hold all groups of a run and the store that they write to."""
 
     groups: list[Group]
     store: Store
@@ -234,7 +234,6 @@ def _plan_cell(
         check_count(setting.method["name"], method, len({tuple(texts) for texts in group.texts}))
     rank = (setting.keys.rank or method.default_rank) if method.ranked else None
     keys = setting.keys
-    keys = setting.keys
     dataset = group.dataset
     identity = {
         "dataset": {
@@ -315,13 +314,13 @@ def _method(setting: Setting) -> Method:
 
 
 def _possible(setting: Setting, dataset: Dataset) -> bool:
-    """Whether the data set has what a method reads of its annotation; the oracle needs some."""
+    """Return True if the data set has the annotation that a method reads; the oracle needs some."""
     method = _method(setting)
     return "object_masks" not in method.needs or bool(dataset.available & _ANNOTATION)
 
 
 def _usable(choices: Sequence[MetricChoice], dataset: Dataset) -> list[MetricChoice]:
-    """The metrics that the data set's annotation allows.
+    """Return the metrics that the data set's annotation allows.
 
     Raises:
         ConfigError: for a metric that was asked for and needs what the data set does not have, or
@@ -360,9 +359,9 @@ def _plan_metric(choice: MetricChoice, dataset: Dataset, position: int) -> Plann
 
 
 def label(name: str, changed: Mapping[str, Any]) -> str:
-    """``name[key=value,...]`` with the options that differ from the YAML; places left out.
+    """Return ``name[key=value,...]`` with the options that differ from the YAML; paths are left out.
 
-    Of a folder of maps and of a file of ids the last part of the path is shown, of a list of ids their number, to tell
+    Of a folder of maps and of a file of ids the last name of the path is shown, of a list of ids their number, to tell
     rows apart. Other code is an option like others, unless the name is that of its class.
     """
     named = {key: Path(str(value)).name if key == "dir" else value for key, value in changed.items()}
@@ -401,7 +400,7 @@ def check_texts(name: str, method: Method, bank: TextBank) -> None:
 
 
 def model_label(setting: Setting) -> str:
-    """The model of a setting, with the options and the precision that differ from the default."""
+    """Return the label of the model of a setting, with the options and the precision that differ from the default."""
     changed = {key: value for key, value in setting.changed["model"].items() if key != "arch"}
     if setting.keys.precision != "fp32":
         changed["precision"] = setting.keys.precision
@@ -409,11 +408,11 @@ def model_label(setting: Setting) -> str:
 
 
 def _repeat(setting: Setting) -> list[str]:
-    """Overrides that ask for this setting again; the path of a data root is left to the reader."""
+    """Return overrides that ask for this setting again, without the path of the data."""
     words = [f"{group}={registry.word(group, getattr(setting, group))}" for group in ("dataset", "model", "method")]
     for group, changed in setting.changed.items():
-        kept = {key: value for key, value in sorted(changed.items()) if key not in ("root", "dir")}
-        words += [f"{group}.{key}={_word(value)}" for key, value in kept.items()]
+        named = {key: value for key, value in sorted(changed.items()) if key not in ("root", "dir")}
+        words += [f"{group}.{key}={_word(value)}" for key, value in named.items()]
     for name in ("layer", "rank", "limit", "seed", "precision"):
         value = getattr(setting.keys, name)
         if value not in (None, 0, "fp32"):
@@ -422,7 +421,7 @@ def _repeat(setting: Setting) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    """A value as an override writes it; a list is one value, not a sweep."""
+    """Return a value as an override writes it; a list is one value, not a sweep."""
     return "null" if value is None else str(value)
 
 
@@ -486,7 +485,7 @@ def expected_passes(group: Group, open_cells: Sequence[PlannedCell], amount: Amo
 
 
 def shared_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
-    """Cells that differ in rank alone, together: a method explains them in one go.
+    """Group the cells that differ in rank alone, which a method explains in one go.
 
     Ranks of a method that are not nested share nothing, so each of its cells stands alone.
     """

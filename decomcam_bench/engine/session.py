@@ -23,7 +23,7 @@ from decomcam_bench.models.geometry import View
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture at the model's input size and what is asked about it.
+    """Hold a picture at the model's input size and what is asked about it.
 
     Attributes:
         image_id: names it; methods that draw at random are seeded with it.
@@ -41,7 +41,7 @@ class Picture:
 
 
 class Request(Protocol):
-    """What is asked of a session: a method at a layer and a rank. A planned cell is one."""
+    """Ask a session for a method at a layer and a rank. A planned cell is such a request."""
 
     @property
     def layer(self) -> str:
@@ -58,7 +58,7 @@ class Request(Protocol):
 
 @dataclass
 class Answers:
-    """The explanations of requests that share their computation, for P pairs.
+    """Hold the explanations of requests that share their computation, for P pairs.
 
     Attributes:
         requests: positions of the requests.
@@ -80,7 +80,7 @@ Sharing = Sequence[Sequence[int]]
 
 
 class ModelSession:
-    """A model with its texts, ready for pictures.
+    """Bring pictures to maps with a model and its texts.
 
     Args:
         model: on its device.

@@ -30,7 +30,7 @@ class Sealed:
 
 
 class ShardWriter:
-    """The records of one shard in the making.
+    """Collect the records of one shard and seal them.
 
     Args:
         cells: of the group; those that miss nothing of the shard are left alone.

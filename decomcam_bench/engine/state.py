@@ -13,7 +13,7 @@ from decomcam_bench.store.store import MAPS, RECORDS, Cell, Store
 
 @dataclass
 class CellState:
-    """How far a cell is.
+    """Hold how far a cell is.
 
     Attributes:
         plan: the cell as planned.

@@ -1,4 +1,4 @@
-"""The list of pairs of a run, for programs that compute their maps elsewhere."""
+"""List the pairs of a run, for programs that compute their maps elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = ("image_id", "class_id", "class_name", "text", "image", "width", "heig
 
 
 def write_pairs(config: RunConfig, out: Path) -> int:
-    """Writes a CSV (UTF-8) with one row a pair and returns the number of pairs.
+    """Write a CSV (UTF-8) with one row per pair and return the number of pairs.
 
     Columns: ``image_id``, ``class_id``, ``class_name`` (the data set's own), ``text`` (the prompts,
     joined by `` | ``; their embeddings are averaged), ``image`` (its file, empty for pictures that
@@ -69,7 +69,7 @@ def write_pairs(config: RunConfig, out: Path) -> int:
 
 
 def _image(dataset: Dataset, index: int) -> str:
-    """Path of an image, or nothing for a data set without files."""
+    """Return the path of an image, or an empty string for a data set without files."""
     find = getattr(dataset, "image_file", None)
     try:
         return str(find(index)) if find else ""

@@ -25,7 +25,7 @@ from decomcam_bench.config.settings import RunConfig, load_config
 from decomcam_bench.core.errors import ConfigError, DataError
 from decomcam_bench.core.reasons import Reason, Why
 from decomcam_bench.datasets.base import Target
-from decomcam_bench.engine.loading import Loaded, feed
+from decomcam_bench.engine.loading import Loaded, load_batches
 from decomcam_bench.engine.plan import Group, PlannedCell, make_plan
 from decomcam_bench.engine.session import ModelSession
 from decomcam_bench.engine.session import Picture as Shown
@@ -271,7 +271,7 @@ def _explain(
     indices = [group.selection.indices[position] for position in positions]
     session = ModelSession(model, group.bank, group.view, group.dataset.region, 16, group.seed)
     found: dict[tuple[int, int], _Explained] = {}
-    images = feed(dataset, [[index] for index in indices], group.view, 0)
+    images = load_batches(dataset, [[index] for index in indices], group.view, 0)
     saved = _Saved(store, group.images)
     size = (model.input_size, model.input_size)
     for position, (loaded,) in zip(positions, images, strict=True):

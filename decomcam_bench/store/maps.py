@@ -1,13 +1,13 @@
-"""Saved maps: what ``save_maps=true`` writes, and metrics that are added to it without the model.
+"""Store maps (``save_maps=true``) and read them back, so that metrics are added without the model.
 
-``maps/shard-*.npz`` of a cell, one file a part, uncompressed, without loss:
+``maps/shard-*.npz`` of a cell, one file per shard, uncompressed, without loss:
 
     image_index  int32 (n,)           of the pairs that have a map: position of the image in the run
     class_id     int32 (n,)
     native       float32 (n, h, w)    the map before upsampling: 196 bytes at 7 x 7
     mode         text                 how it is upsampled: bilinear, bicubic, or none
     size         int64 (2,)           of the model's input, (H, W)
-    forward      int32 (n,)           passes that each map took; older parts have none
+    forward      int32 (n,)           passes that each map took; absent from older shards
     channels     int64                of the layer, for the passes that all maps took alike
     without_map  int32 (m, 2)         position and class id of the pairs whose map failed, their image sound
 
@@ -38,7 +38,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class SavedMaps:
-    """The maps of one part of a cell; see the module."""
+    """Hold the maps of one shard of a cell; see the module."""
 
     image_index: np.ndarray
     class_id: np.ndarray
@@ -50,46 +50,46 @@ class SavedMaps:
     forward: np.ndarray | None = None
 
     def at_input(self, chosen: Sequence[int], device: torch.device | str = "cpu") -> np.ndarray:
-        """Some of the maps at the model's input resolution, as a run computes them: float32 (n, H, W)."""
+        """Return some of the maps at the model's input resolution, as a run computes them: float32 (n, H, W)."""
         native = torch.from_numpy(self.native[list(chosen)]).to(device)
         return Explanation(native, self.mode).maps(self.size).cpu().numpy()
 
 
 def pack(
-    kept: Sequence[tuple[int, int, str, np.ndarray, int]],
+    made: Sequence[tuple[int, int, str, np.ndarray, int]],
     without: Sequence[tuple[int, int]],
     size: tuple[int, int],
     channels: int,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a part.
+    """Return the arrays of a shard.
 
     Args:
-        kept: image position, class id, mode, native map, float32 (h, w), and forward passes of each pair
-            with a map. Where pairs differ in mode or size all are kept at the model's input resolution.
+        made: image position, class id, mode, native map, float32 (h, w), and forward passes of each pair with a
+            map. Where pairs differ in mode or size, all are stored at the model's input resolution.
         without: image position and class id of each pair whose map failed.
     """
-    forms = {(mode, native.shape) for _, _, mode, native, _ in kept}
+    forms = {(mode, native.shape) for _, _, mode, native, _ in made}
     mode = next(iter(forms))[0] if len(forms) == 1 else "none"
-    maps = [native for _, _, _, native, _ in kept]
+    maps = [native for _, _, _, native, _ in made]
     if len(forms) > 1:
-        maps = [Explanation(torch.from_numpy(native)[None], m).maps(size)[0].numpy() for _, _, m, native, _ in kept]
+        maps = [Explanation(torch.from_numpy(native)[None], m).maps(size)[0].numpy() for _, _, m, native, _ in made]
     return {
-        "image_index": np.array([position for position, *_ in kept], dtype=np.int32),
-        "class_id": np.array([class_id for _, class_id, *_ in kept], dtype=np.int32),
+        "image_index": np.array([position for position, *_ in made], dtype=np.int32),
+        "class_id": np.array([class_id for _, class_id, *_ in made], dtype=np.int32),
         "native": np.stack(maps) if maps else np.zeros((0, 1, 1), np.float32),
         "mode": np.array(mode),
         "size": np.array(size, dtype=np.int64),
-        "forward": np.array([forward for *_, forward in kept], dtype=np.int32),
+        "forward": np.array([forward for *_, forward in made], dtype=np.int32),
         "channels": np.array(channels, dtype=np.int64),
         "without_map": np.array(without, dtype=np.int32).reshape(-1, 2),
     }
 
 
 def read_maps(cell: Cell, shard: int) -> SavedMaps:
-    """The maps of a sealed part.
+    """Read the maps of a sealed shard.
 
     Raises:
-        StoreError: when the file is damaged.
+        StoreError: if the file is damaged.
     """
     path = cell.shard("maps", shard)
     try:
@@ -112,9 +112,9 @@ def read_maps(cell: Cell, shard: int) -> SavedMaps:
 
 
 def suffices(metric: Metric) -> bool:
-    """Whether a metric can be computed from saved maps alone.
+    """Return True if a metric can be computed from saved maps alone.
 
-    Not so: metrics that run the model, that look at components, or that measure a machine.
+    Metrics that run the model, read components, or measure a machine cannot.
     """
     return (
         isinstance(metric, MapMetric)
@@ -124,12 +124,12 @@ def suffices(metric: Metric) -> bool:
 
 
 def work_of(cost: Any) -> Work:
-    """What a map took, from the cost of its method; time and memory are not known."""
+    """Return what a map took, from the cost of its method; time and memory are not known."""
     return Work(1 + cost.backbone + cost.scored, cost.head + cost.backward, cost.backward)
 
 
 def export(cell: Cell, folder: Path) -> int:
-    """Writes the saved maps of a cell as files that ``method=files`` reads; returns their number.
+    """Write the saved maps of a cell as files that ``method=files`` reads, and return their number.
 
     They are float32 .npy at the model's input resolution.
 
@@ -149,11 +149,11 @@ def export(cell: Cell, folder: Path) -> int:
         _refuse_others(cell, folder)
         for shard in range(cell.shards):
             records = cell.read_shard(RECORDS, shard)
-            kept, names, classes = read_maps(cell, shard), image_ids(records), class_names(records)
-            for start in range(0, len(kept.native), CHUNK):
-                chosen = range(start, min(start + CHUNK, len(kept.native)))
-                for place, saliency in zip(chosen, kept.at_input(chosen), strict=True):
-                    stem = file_stem(names[int(kept.image_index[place])], classes[int(kept.class_id[place])])
+            saved, names, classes = read_maps(cell, shard), image_ids(records), class_names(records)
+            for start in range(0, len(saved.native), CHUNK):
+                chosen = range(start, min(start + CHUNK, len(saved.native)))
+                for place, saliency in zip(chosen, saved.at_input(chosen), strict=True):
+                    stem = file_stem(names[int(saved.image_index[place])], classes[int(saved.class_id[place])])
                     np.save(folder / f"{stem}.npy", saliency)
                     count += 1
     except OSError as error:
@@ -178,5 +178,5 @@ def class_names(records: pd.DataFrame) -> dict[int, str]:
 
 
 def image_ids(records: pd.DataFrame) -> dict[int, str]:
-    """Image id by position, of the records of a part."""
+    """Return the image id by position, from the records of a shard."""
     return {int(p): str(i) for p, i in zip(records["position"], records["image_id"], strict=True)}

@@ -22,7 +22,7 @@ from decomcam_bench.metrics.base import Metric
 from decomcam_bench.store.schema import MetricInfo
 from decomcam_bench.store.store import RECORDS, Cell
 
-#: Rows of sums that are made dense at a time.
+#: Rows of a sparse matrix that are made dense at a time.
 _ROWS = 1024
 #: What to do about values that were made by another definition.
 _AGAIN = "run again"
@@ -134,7 +134,7 @@ def _resolved(info: MetricInfo) -> tuple[Metric | None, str]:
 
 
 def outdated(cell: Cell) -> list[str]:
-    """Return one line for each part of a cell that other code made than is installed.
+    """Return one line for the maps of a cell, and for each of its metrics, if other code than is installed made them.
 
     Only code of this package is looked at: code from elsewhere has its source in the key.
     """

@@ -1,4 +1,4 @@
-"""Keep results: sealed Parquet shards in one folder per cell.
+"""Write and read results: sealed Parquet shards in one folder per cell.
 
     ROOT/cells/<key>/cell.json                     what the cell is (identity) and how it is cut
     ROOT/cells/<key>/records/shard-00000.parquet   one record per pair: was there a map
@@ -53,7 +53,7 @@ Content: TypeAlias = "pd.DataFrame | Mapping[str, np.ndarray]"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a store.
+    """Read one cell of a store.
 
     Attributes:
         folder: where its shards lie.
@@ -314,7 +314,7 @@ def _write(stream: Any, data: bytes) -> None:
 
 
 class Store:
-    """A store under ``root``; made when something is first written."""
+    """Read and write the store under ``root``, which is made when something is first written."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -407,7 +407,7 @@ class Store:
             write_json(file, info.to_json())
 
     def write_run(self, info: RunInfo) -> Path:
-        """Keep what a run took: machine, seconds, passes."""
+        """Write what a run took: machine, seconds, passes."""
         path = self.root / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
         write_json(path, info.to_json())
         return path
@@ -436,7 +436,7 @@ def _holder(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to be sealed.
+    """Hold a shard to be sealed.
 
     Attributes:
         cell: that it belongs to.
