@@ -1,12 +1,15 @@
 """Efficiency: what a map costs.
 
-Forward passes a pair are counted: the backbone pass of the image, as if the pair were alone, and one
-for each image that the method scored for the pair, as if its cell had been computed alone. They may
-differ from pair to pair, where a matrix has a lower rank than was asked for or channels are dead, and
-are the same on every machine but where rounding decides what is dead. Pairs a second and peak memory
-belong to a machine and are reported on request alone (``machine: true``).
+Passes per pair are counted. *Forward* passes are the backbone pass of the image, as if the pair were alone, and one
+for each image that the method scored for the pair, as if its cell had been computed alone. *Head* passes run what
+follows the layer alone; *backward* passes are gradients. ``efficiency`` is all of them in forward equivalents:
+``forward + head + 2 backward``, since a gradient takes about twice the pass that it follows. A head pass counts as a
+whole one, which is an upper bound at late layers. Passes may differ from pair to pair, where a matrix has a lower
+rank than was asked for or channels are dead, and are the same on every machine but where rounding decides what is
+dead. Pairs per second and peak memory belong to a machine and are reported on request alone (``machine: true``).
 
-Of maps that were kept without their passes, those of methods that score images fail.
+Pairs whose passes are not known have no value: maps that were saved without them, of methods that score images. A
+pair whose map failed cost its passes all the same.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ from decomcam_bench.metrics.aggregation import ImageSums, Totals, ratio, sum_by_
 from decomcam_bench.metrics.base import Column, Fail, MapMetric, Outcome, PairMap, Value
 
 _PASSES = ("forward", "head", "backward")
+#: What one pass of each kind counts in forward passes: a gradient takes about twice the pass that it follows.
+_EQUIVALENT = {"forward": 1.0, "head": 1.0, "backward": 2.0}
 
 
 @dataclass
 class Efficiency(MapMetric):
-    """Passes a pair; on request pairs a second and peak memory.
+    """Count passes per pair; on request pairs per second and peak memory.
 
     Attributes:
         machine: report what belongs to the machine too.
@@ -37,7 +42,7 @@ class Efficiency(MapMetric):
 
     machine: bool = False
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     tested: ClassVar[bool] = False
 
     @property
@@ -46,6 +51,7 @@ class Efficiency(MapMetric):
         passes = [
             Column(f"{name}_{kind}", "lower", 0.0, None, "passes a pair", detail=kind != "forward") for kind in _PASSES
         ]
+        passes = [Column(name, "lower", 0.0, None, "forward equivalents"), *passes]
         if not self.machine:
             return passes
         return [
@@ -55,7 +61,7 @@ class Efficiency(MapMetric):
         ]
 
     def evaluate(self, pair: PairMap) -> Outcome:
-        """``forward``, ``head`` and ``backward`` passes; ``seconds`` and ``peak_mib`` on request.
+        """Return ``forward``, ``head`` and ``backward`` passes; ``seconds`` and ``peak_mib`` on request.
 
         Failed: ``work_not_recorded``, ``machine_not_measured``.
         """
@@ -84,9 +90,11 @@ class Efficiency(MapMetric):
 
         def combine(totals: Totals) -> dict[str, np.ndarray]:
             pairs = totals[:, -1]
-            means = [ratio(totals[:, place], pairs) for place in range(len(_PASSES))]
+            everything = sum(totals[:, place] * _EQUIVALENT[kind] for place, kind in enumerate(_PASSES))
+            means = [ratio(np.asarray(everything), pairs)]
+            means += [ratio(totals[:, place], pairs) for place in range(len(_PASSES))]
             if self.machine:
                 means += [ratio(pairs, totals[:, -2]), np.full(len(totals), peak)]
             return dict(zip(names, means, strict=True))
 
-        return sum_by_image(records, values, combine, dict.fromkeys(names[: len(_PASSES)], "linear"))
+        return sum_by_image(records, values, combine, dict.fromkeys(names[: len(_PASSES) + 1], "linear"))

@@ -46,6 +46,8 @@ def records(pairs: int) -> pd.DataFrame:
         name: list(RANDOM.random((pairs, width))) for name, width in (("best_iou", 100), ("iou", 19), ("iou_floor", 19))
     }
     histograms = {name: list(RANDOM.integers(0, 9, (pairs, 101))) for name in ("object", "background")}
+    scalar.update({name: RANDOM.random(pairs) for name in ("positive", "negative")})
+    scalar.update({f"{name}_accuracy": RANDOM.random(pairs) for name in ("positive", "negative")})
     scalar["soft_iou"], scalar["ap"] = RANDOM.random(pairs), RANDOM.random(pairs)
     pixels = RANDOM.integers(0, 9, (pairs, 3)).cumsum(axis=1) + 10
     counts.update(both=pixels[:, 0], drawn=pixels[:, 1], region=pixels[:, 1] + 5, pixels=pixels[:, 2] + 40)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from decomcam_bench.config import registry
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.metrics.base import Fail, Skip
 from decomcam_bench.metrics.causal import (
@@ -111,6 +112,30 @@ def test_the_order_of_exact_zeros_decides_nothing() -> None:
         metric = Causal(preset="steps20", curves="deletion", ties=ties, orders=16)
         (one,), (two,) = (metric.evaluate_batch(b) for b in (batch(saliency, images, model, [0]), flipped))
         assert (abs(one["deletion"] - two["deletion"]) > 0.1) == apart
+
+
+@pytest.mark.parametrize("name", ["causal_decomcam", "accuracy_bins"])
+def test_presets_of_the_decomcam_authors_are_their_settings(name: str) -> None:
+    """``CausalMetric`` (6272700): texts that are not normalised, and ``(sum - first / 2 - last / 2) / (n - 1)``."""
+    random = torch.Generator().manual_seed(8)
+    images, maps = torch.randn(3, 3, 9, 9, generator=random), torch.rand(3, 9, 9, generator=random)
+    model = Counting(torch.randn(4, 3, 9, 9, generator=random) / 3000)
+    norms = torch.tensor([9.0, 11.0, 10.0, 8.5])
+    metric = registry.build("metric", {**registry.read("metric", name), "step": 300})
+    own = batch(maps, images, model, [0, 0, 0], text_norms=norms)
+    own.class_ids = (100 * own.image_similarity * norms).argmax(dim=1)
+    for place, outcome in enumerate(metric.evaluate_batch(own)):
+        order = maps[place].flatten().argsort(descending=True)
+        image, zeros = images[place], torch.zeros_like(images[place])
+        for curve, base, other in (("deletion", image, zeros), ("insertion", zeros, image)):
+            scores = []
+            for count in metric.points((9, 9)):
+                made = base.clone().flatten(1)
+                made[:, order[:count]] = other.flatten(1)[:, order[:count]]
+                logits = 100 * model(made.view(1, 3, 9, 9), torch.zeros(1)) * norms
+                scores.append(float(logits.softmax(dim=1)[0, own.class_ids[place]]))
+            area = (sum(scores) - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1)
+            assert outcome[curve] == pytest.approx(area, abs=1e-6)
 
 
 def test_a_failed_pair_scores_what_a_map_without_information_scores() -> None:

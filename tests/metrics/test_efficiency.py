@@ -21,6 +21,8 @@ def test_passes_are_exact_and_nothing_of_the_machine_is_shown() -> None:
     rows = [_outcome(metric, Work(11, 1, 1, 0.5, 100.0)), _outcome(metric, Work(12, 1, 1, 0.5, 100.0))]
     assert rows[0] == {"forward": 11, "head": 1, "backward": 1}
     assert metric.aggregate(table(rows)) == {
+        # Head passes count as whole ones, a gradient as two.
+        "efficiency": 11.5 + 1 + 2,
         "efficiency_forward": 11.5,
         "efficiency_head": 1.0,
         "efficiency_backward": 1.0,
