@@ -25,8 +25,8 @@ def example(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, module, raising=False)
     words = command.split()
-    assert words[:3] == ["PYTHONPATH=.", "decomcam-bench", "run"]
-    yield words[2:]
+    assert words[:2] == ["decomcam-bench", "run"]
+    yield words[1:]
     sys.modules.pop(module, None)
 
 
