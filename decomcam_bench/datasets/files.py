@@ -1,4 +1,4 @@
-"""What data sets that lie in files share: where they are looked for, and how records are made."""
+"""Base of data sets that lie in files: where they are looked for, and how samples are put together."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def check_classes(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def fit_box(box: Sequence[float], width: int, height: int) -> tuple[tuple[float, float, float, float], str]:
-    """Clips a half-open box (x0, y0, x1, y1) to its image.
+    """Clip a half-open box (x0, y0, x1, y1) to its image.
 
     Returns:
         The box, and what was wrong with it: empty if it lies inside (to :data:`BORDER_TOLERANCE`),
@@ -152,7 +152,7 @@ def _shown(box: Sequence[float]) -> str:
 
 @dataclass
 class Gathering:
-    """Collects the annotations of one image, class by class, with what is wrong with them.
+    """Collect the annotations of one image by class, together with what is wrong with them.
 
     Attributes:
         file: named in the problems.
@@ -184,7 +184,7 @@ class Gathering:
         label: str = "",
         ignored: tuple[Mask, ...] = (),
     ) -> None:
-        """Adds an instance; a box that does not fit is clipped or refused, and noted.
+        """Add an instance; a box that does not fit is clipped or refused, and noted.
 
         Args:
             label: names the annotation in what is noted.
@@ -215,15 +215,15 @@ class Gathering:
         return found
 
     def note(self, reason: str, class_id: int = -1, class_name: str = "", file: str = "") -> None:
-        """Notes something that was wrong, in another file if one is named, and leaves its pair as it is."""
+        """Note something that was wrong, in another file if one is named, without affecting its pair."""
         self.problems.append(Problem(file or self.file, self.image_id, reason, class_id, class_name))
 
     def refuse(self, reason: str, class_id: int = -1, class_name: str = "") -> None:
-        """Notes an instance that cannot be used; its pair is lost if no other instance is left."""
+        """Note an instance that cannot be used; its pair is lost if no other instance is left."""
         self._bad.setdefault((class_id, class_name), []).append(reason)
 
     def sample(self, error: str = "") -> Sample:
-        """The finished sample: one target a class, ascending."""
+        """Return the finished sample, with one target per class in ascending order."""
         targets = tuple(self._target(class_id) for class_id in sorted(self._rows))
         problems = list(self.problems)
         for (class_id, class_name), reasons in self._bad.items():
@@ -252,7 +252,7 @@ class Gathering:
 
 
 def unique_ids(ids: Iterable[str]) -> tuple[list[str], list[bool]]:
-    """Makes ids printable and repeated ones distinct (``name#2``); says which entries are repetitions."""
+    """Make ids printable and repeated ones distinct (``name#2``), and tell which entries are repetitions."""
     seen: dict[str, int] = {}
     unique, repeated = [], []
     for name in map(printable, ids):

@@ -1,4 +1,4 @@
-"""Reads image files of any colour mode as RGB bytes, in the orientation in which they are stored.
+"""Read image files of any colour mode as RGB bytes, in the orientation in which they are stored.
 
 EXIF orientation is ignored on purpose: the annotations of all six benchmarks refer to the stored
 pixels.
@@ -28,7 +28,7 @@ _BACK = {**_TURNS, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def read_image(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decodes an image.
+    """Decode an image.
 
     Grey, palette, CMYK and YCbCr become RGB; 16-bit grey is scaled to 8 bits; alpha is dropped,
     as CLIP's preprocessing does. The first frame of an animation counts.
@@ -61,7 +61,7 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def image_size(file: Path) -> tuple[int, int]:
-    """(width, height) from the header of an image file; decodes no pixels.
+    """Return (width, height) from the header of an image file, without decoding pixels.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_image`.

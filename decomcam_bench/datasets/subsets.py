@@ -47,7 +47,7 @@ def select(dataset: Dataset, limit: int | None = None) -> Selection:
     such an image stays, so that it is counted as failed.
 
     Args:
-        limit: the first so many images of what the other options leave, or None.
+        limit: keep the first N images that the other options leave, or None for all.
 
     Raises:
         ConfigError: for ids that the data set does not hold, a size that it does not have, or a
@@ -100,7 +100,7 @@ def _wanted(dataset: Dataset) -> list[str]:
 
 
 def read_ids(ids: Any) -> list[str]:
-    """A list of ids, or the ids in a text file, one a line; empty lines and ``#`` comments are left out.
+    """Return a list of ids, or the ids in a text file with one per line; empty lines and ``#`` comments are left out.
 
     Raises:
         DataError: when the file cannot be read.

@@ -1,4 +1,4 @@
-"""Unpacks tar and zip archives into one folder and nowhere else.
+"""Unpack tar and zip archives into one folder and nowhere else.
 
 Every member is judged before the first byte is written: a name that leads out of the folder, a
 link or a device refuses the whole archive. Official archives of the benchmarks hold none.
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 def unpack(
     archive: Path, folder: Path, only: Sequence[str] = (), progress: Progress | None = None, most: int | None = None
 ) -> list[str]:
-    """Unpacks regular files and folders of an archive.
+    """Unpack regular files and folders of an archive.
 
     Args:
         archive: a zip file, or a tar file of any compression.

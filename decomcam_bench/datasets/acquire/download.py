@@ -1,4 +1,4 @@
-"""Fetches archives so that an interrupted download goes on where it stopped, and checks them."""
+"""Fetch archives, resume interrupted downloads, and check what was fetched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT = 60.0
 ATTEMPTS = 5
 #: The same while other addresses are left.
 FEW_ATTEMPTS = 2
-#: Refusals that pass, beside the server's own errors: it waited too long, or was asked too often.
+#: Temporary refusals besides server errors: request timeout and too many requests.
 TRANSIENT = (408, 429)
 
 #: Called with (bytes so far, bytes in all or None).
@@ -136,7 +136,7 @@ def _digest(file: Path, checksum: str) -> str:
 
 
 def leftovers(name: str) -> tuple[str, str]:
-    """Names of the files that lie beside a download until it is whole."""
+    """Return the names of the temporary files of a download."""
     part = Path(name + ".part")
     return part.name, _tag_file(part).name
 

@@ -1,4 +1,4 @@
-"""Gets a benchmark ready: fetches what may be fetched, checks it, unpacks it into one folder."""
+"""Get a benchmark ready: fetch what may be fetched, check it, and unpack it into one folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from decomcam_bench.datasets.acquire.download import fetch_any, leftovers, page_
 from decomcam_bench.datasets.base import printable
 
 Say = Callable[[str], None]
-#: Files of an archive whose presence shows that it is still unpacked.
+#: Number of an archive's files whose presence shows that it is still unpacked.
 WITNESSES = 20
-#: An archive may unpack to so many times what its variant takes on disk, and so many bytes more.
+#: Largest plausible unpacked size: SLACK times what the variant takes on disk, plus MARGIN bytes.
 SLACK, MARGIN = 4, 100_000_000
 #: Lines of a text file that are compared with the form they should have.
 LINES_CHECKED = 5
@@ -27,7 +27,7 @@ LINES_CHECKED = 5
 
 @dataclass
 class Preparation:
-    """One run of ``data prepare``.
+    """Fetch, check and unpack the archives of one benchmark.
 
     Attributes:
         root: the target folder; nothing is written outside.
@@ -46,7 +46,7 @@ class Preparation:
     pause: float = 1.0
 
     def run(self, variant: Variant) -> list[Archive]:
-        """Does what can be done; returns the archives that the user has to get by hand.
+        """Do what can be done, and return the archives that the user has to get by hand.
 
         Raises:
             DataError: for a failed download, a damaged archive, or too little space.
@@ -74,7 +74,7 @@ class Preparation:
         return [archive for archive in missing if not archive.optional]
 
     def _own(self, path: Path) -> Path:
-        """A path that is about to be written.
+        """Return a path that is about to be written.
 
         Raises:
             DataError: when a link that lies in the root leads it elsewhere.
@@ -94,7 +94,7 @@ class Preparation:
         return self._store() / "done.json"
 
     def _done(self) -> dict[str, list[str]]:
-        """What was unpacked: archive to some of the files that it brought."""
+        """Return some of the files that each unpacked archive brought, by archive name."""
         try:
             content = json.loads(self._marker().read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -116,7 +116,7 @@ class Preparation:
         temporary.replace(self._marker())
 
     def _obtain(self, archive: Archive) -> tuple[Path | None, bool]:
-        """The archive's file, and whether it was fetched by us; None if it has to be got by hand."""
+        """Return the archive's file and whether we fetched it; None for the file if the user has to get it."""
         places = [self._store(), self.root, *([self.archives] if self.archives else [])]
         for place in () if archive.plain else places:
             file = place / archive.file_name
@@ -163,7 +163,7 @@ class Preparation:
         self.say(f"{archive.file_name}: found at {file}, {self._verdict(archive)}")
 
     def _place(self, archive: Archive, file: Path, most: int) -> list[str]:
-        """Puts the archive's content where it belongs; returns the names of its files, none for a plain one.
+        """Put the archive's content where it belongs, and return the names of its files (none for a plain file).
 
         Args:
             most: bytes that it may unpack to.

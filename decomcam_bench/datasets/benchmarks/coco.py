@@ -1,6 +1,6 @@
 """MS COCO instances (val2017, val2014 and the train sets) in their official layout.
 
-Lin et al., Microsoft COCO, ECCV 2014. ``annotations/instances_<split><year>.json`` beside the
+Lin et al., Microsoft COCO, ECCV 2014. ``annotations/instances_<split><year>.json`` next to the
 image folder ``<split><year>``. Boxes are x, y, width, height in continuous coordinates, which are
 half-open as they are. TorchRay's protocol takes crowds into the region, so they are kept unless
 told otherwise; entries that hold key points only are no instances and are left out.

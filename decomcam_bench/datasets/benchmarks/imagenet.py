@@ -2,7 +2,7 @@
 
 Russakovsky et al., IJCV 2015. Images lie flat (as ``ILSVRC2012_img_val.tar`` unpacks) or in synset
 folders. Boxes come from the official XML archive (``ILSVRC2012_bbox_val_v3.tgz``; flat, in synset
-folders, or beside the images) or from wsolevaluation's metadata, whichever lies under the root; both
+folders, or next to the images) or from wsolevaluation's metadata, whichever lies under the root; both
 are 0-based and inclusive.
 """
 

@@ -20,6 +20,7 @@ from decomcam_bench.datasets.custom.classes import read_classes
 from decomcam_bench.datasets.custom.coco_file import image_folders
 from decomcam_bench.datasets.custom.finder import ImageFinder
 from decomcam_bench.datasets.custom.formats import PER_IMAGE, READERS, find, of_split
+from decomcam_bench.datasets.custom.judging import box_of, distinct, inside_one, labelled
 from decomcam_bench.datasets.custom.records import (
     UNITS,
     Picture,
@@ -35,8 +36,8 @@ from decomcam_bench.datasets.custom.units import (
     largest,
     percent_doubts,
 )
-from decomcam_bench.datasets.files import FileDataset, Gathering, inside, unique_ids
-from decomcam_bench.datasets.formats.coco_masks import CocoMask, coco_mask, pixels_mask, segmentation_box
+from decomcam_bench.datasets.files import FileDataset, Gathering, unique_ids
+from decomcam_bench.datasets.formats.coco_masks import coco_mask, pixels_mask
 from decomcam_bench.datasets.images import image_size, read_image, upright, upright_size
 from decomcam_bench.datasets.masks import ImageMask, ValueMask, bounding_box, mask_size, read_labels
 from decomcam_bench.datasets.text import check_encoding
@@ -294,7 +295,7 @@ class Custom(FileDataset):
         gathering = Gathering(picture.file or str(self._file), image_id, width, height)
         if picture.labels is not None:
             return self._label_picture(gathering, picture.labels)
-        for row in _distinct(picture.rows, gathering):
+        for row in distinct(picture.rows, gathering):
             self._add(gathering, row, picture, index)
         self._note_missing_masks(gathering)
         return gathering.sample()
@@ -311,7 +312,7 @@ class Custom(FileDataset):
                 raise ValueError(row.error)
             box, mask = self._located(gathering, row, class_id, index)
         except (ValueError, OSError) as unusable:
-            gathering.refuse(_labelled(row.label, str(unusable)), class_id, row.name)
+            gathering.refuse(labelled(row.label, str(unusable)), class_id, row.name)
             return
         text = row.name if row.free else ""
         gathering.add(
@@ -335,10 +336,10 @@ class Custom(FileDataset):
         except (ValueError, OSError) as error:
             if box is None or self.use == "mask":
                 raise
-            gathering.note(_labelled(row.label, f"{error}; its box is used without the mask"), class_id, row.name)
+            gathering.note(labelled(row.label, f"{error}; its box is used without the mask"), class_id, row.name)
             return box, None
         if box is None:
-            box = _box_of(mask)
+            box = box_of(mask)
         return box, mask
 
     def _mask(self, row: Row, units: str, width: int, height: int, index: int) -> Mask | None:
@@ -357,7 +358,7 @@ class Custom(FileDataset):
 
     def _mask_of_file(self, row: Row, width: int, height: int, index: int) -> ImageMask:
         folders = dict.fromkeys((self._file.parent, *self._finder.folders))
-        file = _inside(folders, row.mask_file)
+        file = inside_one(folders, row.mask_file)
         try:
             same = file.samefile(self.image_file(index))
         except (OSError, ValueError):
@@ -407,45 +408,3 @@ class Custom(FileDataset):
             return ()
         least = PERCENT_LIMIT if self.kind == "csv" else 2 * PERCENT_LIMIT  # COCO's form defines pixels
         return percent_doubts(self._file, self._pictures, self.sample, least)
-
-
-def _distinct(rows: Sequence[Row], gathering: Gathering) -> list[Row]:
-    """Leave out annotations that copy one before, and note them."""
-    seen: dict[Any, Row] = {}
-    kept = []
-    for row in rows:
-        first = seen.setdefault(row.content, row)
-        if first is row or row.error:
-            kept.append(row)
-        else:
-            gathering.note(f"{row.label} is a copy of {first.label} and was left out", class_name=row.name)
-    return kept
-
-
-def _labelled(label: str, reason: str) -> str:
-    return reason if reason.startswith(label) else f"{label}: {reason}"
-
-
-def _inside(folders: Mapping[Path, None], name: str) -> Path:
-    """Return a mask file, looked for in several folders.
-
-    Raises:
-        ValueError: for a name that leads out of them.
-    """
-    clean = name.replace("\\", "/")
-    places = [inside(folder, clean) for folder in folders]
-    return next((place for place in places if place.is_file()), places[0])
-
-
-def _box_of(mask: Mask | None) -> tuple[float, ...]:
-    """Return the smallest half-open box round a mask.
-
-    Raises:
-        ValueError: without a mask, or for one without pixels.
-    """
-    if mask is None:
-        raise ValueError("neither a box nor a mask")
-    box = segmentation_box(mask) if isinstance(mask, CocoMask) else bounding_box(mask.decode())
-    if box is None:
-        raise ValueError("a mask without a pixel, and no box")
-    return box

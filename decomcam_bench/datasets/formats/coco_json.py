@@ -1,4 +1,4 @@
-"""Indexes a COCO-style JSON file, and the base of data sets that are annotated by one.
+"""Index a COCO-style JSON file; base class of data sets that are annotated by one.
 
 The index does not judge boxes and masks: that happens image by image, when a sample is read. What
 concerns the file as a whole (ids that occur twice, annotations of images that do not exist) is
@@ -66,11 +66,11 @@ class CocoIndex:
 
     @staticmethod
     def read(file: Path, keep: tuple[str, ...] = ()) -> CocoIndex:
-        """Reads and indexes a file.
+        """Read and index a file.
 
         Args:
             file: the JSON file.
-            keep: keys of annotations to keep beside the standard ones.
+            keep: keys of annotations to keep besides the standard ones.
 
         Raises:
             DataError: when the file cannot be read or is not of COCO's form.

@@ -70,7 +70,7 @@ class UnionMask:
 
 
 def coco_mask(segmentation: Any, height: int, width: int) -> CocoMask:
-    """Checks a ``segmentation`` entry of a COCO file and wraps it; decodes nothing.
+    """Check and wrap a ``segmentation`` entry of a COCO file, without decoding it.
 
     Args:
         segmentation: a list of polygons (flat lists of coordinates), or a dictionary with ``size``

@@ -1,4 +1,4 @@
-"""Reads the metadata of wsolevaluation (Choe et al., CVPR 2020): one line a fact, comma-separated.
+"""Reads the metadata of wsolevaluation (Choe et al., CVPR 2020): one fact per line, comma-separated.
 
 ``image_ids.txt``, ``class_labels.txt``, ``image_sizes.txt`` and ``localization.txt``, whose boxes
 are 0-based and inclusive: in ImageNet's files no far edge exceeds the width or height minus one.
@@ -36,7 +36,7 @@ class WsolMetadata:
 
     @staticmethod
     def read(folder: Path) -> WsolMetadata:
-        """Reads a metadata folder.
+        """Read a metadata folder.
 
         Raises:
             DataError: when a file is missing or no text.
