@@ -38,7 +38,7 @@ def image_seed(seed: int, image_id: str) -> int:
 
 #: All that a method may name in its ``needs``.
 #: Extras that are computed pair by pair, from a pass over the images that have one.
-PER_PAIR = frozenset({"legrad_gradients", "class_token_gradients"})
+PER_PAIR = frozenset({"legrad_gradients", "class_token_gradients", "bottleneck_capacity"})
 NEEDS = ("gradients", "score", "head", "object_masks", *EXTRAS)
 
 
@@ -190,6 +190,9 @@ class EvidenceMaker:
             ),
             "class_token_gradients": lambda single_head: model.class_token_gradients(
                 batch.images, single_head, batch.image_of, batch.class_ids, bank, slope, self.batch_size
+            ),
+            "bottleneck_capacity": lambda block, beta, steps, samples, seeds: model.bottleneck_capacity(
+                batch.images, block, batch.image_of, bank.embeddings[batch.class_ids], beta, steps, samples, seeds
             ),
             "network": lambda: Network(model, layer, bank, slope),
             "image_gradients": lambda images, pair: model.image_gradients(images, batch.class_ids[pair], bank, slope),

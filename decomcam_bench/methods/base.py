@@ -34,6 +34,7 @@ from decomcam_bench.core.validation import check_choice
 #: ``empty_text()``: (d,), unit length, of the prompt with nothing in the place of the class name;
 #: ``attention_weights()`` (with the grid), ``dense_features(attention, blocks, std)``, ``legrad_gradients(blocks)`` and
 #:   ``class_token_gradients(single_head)``: see :mod:`decomcam_bench.models.vit_internals`;
+#: ``bottleneck_capacity(block, beta, steps, samples, seeds)``: see the same;
 #: ``image_gradients(images, pair)``: float32 (M, 3, H, W), of the scores of images (M, 3, H, W) for pairs (M,);
 #: ``network()``: an ``nn.Module`` from images to the scores of all texts, see
 #:   :class:`decomcam_bench.models.network.Network`;
@@ -48,6 +49,7 @@ EXTRAS = (
     "legrad_gradients",
     "class_token_gradients",
     "image_gradients",
+    "bottleneck_capacity",
     "network",
     "class_ids",
 )

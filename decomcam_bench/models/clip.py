@@ -427,6 +427,30 @@ class ClipModel:
         spread[own] = torch.arange(len(own), device=self.device)
         return slopes, values[spread], cosine[spread]
 
+    def bottleneck_capacity(
+        self,
+        images: Tensor,
+        block: int,
+        image_of: Tensor,
+        text: Tensor,
+        beta: float,
+        steps: int,
+        samples: int,
+        seeds: Sequence[int],
+    ) -> Tensor:
+        """Return M2IB's maps, see :mod:`decomcam_bench.models.vit_internals`.
+
+        Takes a backbone pass of each image that has a pair, and ``steps * samples`` gradients per pair.
+        """
+        own, inside = image_of.unique(return_inverse=True)
+        with self._autocast():
+            found = vit_internals.bottleneck_capacity(
+                self.tower, images[own], block, inside, text, beta, steps, samples, seeds
+            )
+        self.passes.backbone += len(own)
+        self.passes.backward += len(image_of) * steps * samples
+        return found
+
     def image_gradients(self, images: Tensor, class_ids: Tensor, bank: TextBank, kind: str) -> Tensor:
         """Return the gradients (M, 3, H, W) of the scores of images (M, 3, H, W) for texts (M,)."""
         with torch.enable_grad():

@@ -5,7 +5,7 @@ Shapes: N images, P pairs, T tokens (class token first) of width D, d the dimens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from decomcam_bench.models.towers.openai import ResNetTower, ViTTower
 
 #: Attentions of the dense family, see :func:`dense_features`.
 ATTENTIONS = ("mask", "sclip", "clearclip", "naclip", "gem", "surgery")
-_NEEDS = ("attention_weights", "dense_features", "legrad_gradients", "class_token_gradients")
+_NEEDS = ("attention_weights", "dense_features", "legrad_gradients", "class_token_gradients", "bottleneck_capacity")
 
 
 def lacking(tower: Tower, need: str) -> str:
@@ -218,3 +218,56 @@ def class_token_gradients(
         slopes[pair] = slope[:, 0].float()
     values = v[:, 1:].mT.reshape(len(x), -1, *tower.grid)
     return slopes, values.float(), cosine.unflatten(1, tower.grid).float()
+
+
+def bottleneck_capacity(
+    tower: Tower,
+    images: Tensor,
+    block: int,
+    image_of: Tensor,
+    text: Tensor,
+    beta: float,
+    steps: int,
+    samples: int,
+    seeds: Sequence[int],
+) -> Tensor:
+    """Return the information that M2IB lets through (Wang et al. 2023), summed over channels: (P, h, w).
+
+    After a block, each entry x of each token is replaced by lambda x + (1 - lambda) noise, lambda the sigmoid
+    of a parameter that starts at 5. Adam (learning rate 1) minimises beta times the mean Kullback-Leibler
+    divergence to a standard normal minus the cosine of image and text; the divergence of the last step is
+    the map.
+
+    Args:
+        block: after which block, negative from the last.
+        text: (P, d), the embedding of each pair's text.
+        samples: number of noisy copies per step.
+        seeds: one per pair; the noise is drawn on the CPU.
+    """
+    assert isinstance(tower, ViTTower)
+    count = len(tower.blocks)
+    later = tower.blocks[block % count + 1 :]
+    with torch.no_grad():
+        entering, _ = _tokens_before(tower, images, len(later))
+    maps = torch.zeros(len(image_of), *tower.grid, device=images.device)
+    for pair, (image, seed) in enumerate(zip(image_of.tolist(), seeds, strict=True)):
+        x = entering[image : image + 1].float()
+        generator = torch.Generator().manual_seed(int(seed) % 2**63)
+        with torch.enable_grad():
+            alpha = torch.full_like(x, 5.0).requires_grad_()
+            optimizer = torch.optim.Adam([alpha], lr=1.0)
+            for _ in range(steps):
+                optimizer.zero_grad()
+                share = alpha.sigmoid()
+                mean, variance = x * share, (1 - share) ** 2
+                capacity = -0.5 * (1 + variance.log() - mean**2 - variance)
+                noise = torch.empty(samples, *x.shape[1:]).normal_(generator=generator).to(x.device)
+                tokens = mean + variance.sqrt() * noise
+                for rest in later:
+                    tokens = rest(tokens)
+                features = _projected(tower, tokens[:, 0]).float()
+                fit = F.cosine_similarity(features, text[pair : pair + 1], eps=1e-6).mean()
+                (beta * capacity.mean() - fit).backward()
+                optimizer.step()
+        maps[pair] = capacity.detach()[0, 1:].nansum(-1).unflatten(0, tower.grid)
+    return maps

@@ -116,6 +116,7 @@ def plain_evidence(
                 x.to(device) for x in (at_token[0], features[1], at_token[1])
             ),
             "image_gradients": scorer.image_gradients,
+            "bottleneck_capacity": lambda block, beta, steps, samples, seeds: slopes[:, 0].to(device) + 0.1,
             "text_embeddings": lambda: texts.to(device),
             "empty_text": lambda: texts[-1].to(device),
             "class_ids": lambda: own.to(device),
@@ -150,6 +151,7 @@ def select(evidence: Evidence, pairs: list[int]) -> Evidence:
                 evidence.extras["class_token_gradients"](single)[0][chosen],
                 *evidence.extras["class_token_gradients"](single)[1:],
             ),
+            "bottleneck_capacity": lambda *options: evidence.extras["bottleneck_capacity"](*options)[chosen],
             "image_gradients": lambda images, pair: evidence.extras["image_gradients"](images, chosen[pair]),
             "class_ids": lambda: evidence.extras["class_ids"]()[chosen],
         },

@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, object]] = {
     "groupcam": {"groups": 6},
     "integrated_gradients": {"steps": 3},
     "smoothgrad": {"samples": 2},
+    "m2ib": {"steps": 3, "samples": 2},
 }
 
 

@@ -60,6 +60,13 @@ def counted(evidence: Evidence) -> list[int]:
         return attentions()
 
     evidence.extras["attentions"] = attend
+    capacity = evidence.extras["bottleneck_capacity"]
+
+    def optimise(block: int, beta: float, steps: int, samples: int, seeds: object) -> object:
+        count[0] += len(gradients) * steps * samples
+        return capacity(block, beta, steps, samples, seeds)
+
+    evidence.extras["bottleneck_capacity"] = optimise
     for name in ("legrad_gradients", "class_token_gradients"):
 
         def count_pairs(argument: object, name: str = name, made: object = evidence.extras[name]) -> object:

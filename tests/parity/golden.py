@@ -327,6 +327,45 @@ def _attentions(visual: Any, images: Tensor) -> list[Tensor]:
     return found
 
 
+class Bottlenecked(nn.Module):
+    """A ViT whose blocks may return tuples, and a text tower that returns its input, as M2IB wants a CLIP."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.vision_model = visual.transformer
+        self.visual = [visual]
+
+    def get_text_features(self, text: Tensor) -> Tensor:
+        return text
+
+    def get_image_features(self, images: Tensor) -> Tensor:
+        (visual,) = self.visual
+        x = visual._embeds(images)
+        for block in self.vision_model.resblocks:
+            x = block(x)
+            x = x[0] if isinstance(x, tuple) else x
+        return visual.ln_post(x[:, 0]) @ visual.proj
+
+
+def m2ib(checkout: Path) -> dict[str, Any]:
+    stub("clip", "matplotlib", "matplotlib.pyplot")
+    sys.path.insert(0, str(checkout))
+    module = importlib.import_module("scripts.iba")
+    images, embeddings = subjects.normalised(subjects.photographs()), subjects.texts()[0]
+    maps = []
+    for number, (image, text) in enumerate(zip(images, TEXT_OF, strict=True)):
+        model = Bottlenecked(subjects.clip("vit").visual.requires_grad_(False))
+        layer = model.vision_model.resblocks[4]
+        estimator = module.Estimator(layer)
+        estimator.M, estimator.S, estimator.N = torch.zeros(1, 37, 32), np.ones((1, 37, 32)), 1
+        interpreter = module.IBAInterpreter(model, estimator, beta=0.1)
+        torch.manual_seed(100 + number)
+        with torch.enable_grad():
+            found = interpreter._run_vision_training(embeddings[text : text + 1], image[None])[0]
+        maps.append(torch.nansum(found.detach(), -1)[1:].reshape(6, 6))
+    return {"maps": torch.stack(maps).numpy()}
+
+
 def captum(_: Path) -> dict[str, Any]:
     """Attributions of the captum package, signed, of channels."""
     from captum.attr import InputXGradient, IntegratedGradients
@@ -355,6 +394,7 @@ MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
         gem,
         legrad,
         grad_eclip,
+        m2ib,
         captum,
     )
 }

@@ -30,6 +30,7 @@ ROWS = {
     "test_maskclip_on_a_vit": ("dense, attention=mask", "MaskCLIP as in Cyang-Zhao/Grad-Eclip", "5c1b5cc", "ViT"),
     "test_legrad": ("legrad", "WalBouss/LeGrad", "a9edb03", "ViT"),
     "test_grad_eclip": ("grad_eclip", "Cyang-Zhao/Grad-Eclip", "5c1b5cc", "ViT; with and without similarity"),
+    "test_m2ib": ("m2ib", "YingWANGG/M2IB", "ce4d7a0", "ViT, block 4 of 7"),
     "test_rollout": ("rollout", "Cyang-Zhao/Grad-Eclip", "5c1b5cc", "ViT"),
     "test_pixel_attributions[integrated": ("integrated_gradients", "captum", "0.9.0", "ViT, ResNet"),
     "test_pixel_attributions[input": ("input_x_gradient", "captum", "0.9.0", "ViT, ResNet"),

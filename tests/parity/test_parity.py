@@ -189,3 +189,11 @@ def test_pixel_attributions(tower: str, name: str) -> None:
     options = {"steps": 12} if name == "integrated_gradients" else {}
     maps = subject(tower).explain(build(name, **options)).maps((SIDE, SIDE))
     assert deviation(sampled(maps), golden("captum")[f"{tower}/{name}"]) < 1e-3
+
+
+def test_m2ib() -> None:
+    case, method = subject("vit"), build("m2ib")
+    evidence = case.evidence("", method)
+    evidence.seeds = [100, 101, 102, 103]
+    native = method.explain(evidence, [None])[None].native
+    assert deviation(native, min_max(torch.tensor(golden("m2ib")["maps"]), (1, 2)).numpy()) < 1e-3
