@@ -44,7 +44,7 @@ class AttentionRelevance(MapMethod):
         failures.add(~finite, NON_FINITE_GRADIENTS)
         failures.add(attentions.eq(0).flatten(1).all(1), ZERO_GRADIENTS)
         row = class_token_row(failures.clean(attentions))
-        return finish(row[:, 1:].unflatten(1, evidence.image_activations.shape[-2:]), "bilinear", failures)
+        return finish(row[:, 1:].reshape(len(row), *evidence.image_activations.shape[-2:]), "bilinear", failures)
 
     def cost(self, rank: int | None, channels: int) -> Cost:
         return Cost(backward=1)
@@ -83,7 +83,7 @@ class RawAttention(MapMethod):
         if not -weights.shape[1] <= self.block < weights.shape[1]:
             raise ConfigError(f"method.block={self.block}: the tower has {weights.shape[1]} blocks")
         row = weights[:, self.block, 0, 1:][evidence.image_of]
-        return finish(failures.clean(row.unflatten(1, grid)), "bilinear", failures)
+        return finish(failures.clean(row.reshape(len(row), *grid)), "bilinear", failures)
 
     @property
     def backbone_pass(self) -> tuple[object, ...]:
@@ -124,7 +124,7 @@ class AttentionRollout(MapMethod):
         for block in reversed(range(self.first, weights.shape[1])):
             mixed = weights[:, block] + eye
             row = row @ (mixed / mixed.sum(-1, keepdim=True))
-        maps = row[:, 0, 1:][evidence.image_of].unflatten(1, grid)
+        maps = row[evidence.image_of, 0, 1:].reshape(len(evidence), *grid)
         return finish(failures.clean(maps), "bilinear", failures)
 
     @property

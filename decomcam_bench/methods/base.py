@@ -488,7 +488,7 @@ def score_in_batches(evidence: Evidence, make: Callable[[Tensor], Tensor], pair:
     Returns:
         Scores, float32 (M,).
     """
-    scores = [evidence.score(make(i), pair[i]).float() for i in _steps(evidence, len(pair))]
+    scores = [evidence.score(make(i), pair[i]).float() for i in steps(evidence, len(pair))]
     return torch.cat(scores) if scores else torch.zeros(0, device=evidence.device)
 
 
@@ -504,7 +504,7 @@ def shared_scores(evidence: Evidence, make: Callable[[Tensor], Tensor], image: T
     """
     scores = torch.zeros(len(image), len(evidence), device=evidence.device)
     if evidence.score_images is not None:
-        for i in _steps(evidence, len(image)):
+        for i in steps(evidence, len(image)):
             scores[i] = evidence.score_images(make(i), image[i]).float()
         return torch.where(image[:, None] == evidence.image_of, scores, 0.0)
     for pair, own in enumerate(evidence.image_of.tolist()):
@@ -517,11 +517,16 @@ def shared_scores(evidence: Evidence, make: Callable[[Tensor], Tensor], image: T
     return scores
 
 
-def _steps(evidence: Evidence, count: int) -> Iterator[Tensor]:
+def steps(evidence: Evidence, count: int) -> Iterator[Tensor]:
     """Yield the positions 0 .. count-1, ``batch_size`` at a time, int64."""
     step = max(1, evidence.batch_size)
     for start in range(0, count, step):
         yield torch.arange(start, min(start + step, count), device=evidence.device)
+
+
+def distinct(indices: Tensor) -> Tensor:
+    """Return the distinct values of non-negative integers, ascending."""
+    return indices.bincount().nonzero().flatten()
 
 
 def gaussian_kernel(sigma: float, truncate: float, device: torch.device) -> Tensor:

@@ -22,6 +22,7 @@ from decomcam_bench.methods.base import (
     Evidence,
     Explanation,
     Method,
+    distinct,
     score_in_batches,
     shared_scores,
 )
@@ -206,7 +207,7 @@ def blurred_scores(evidence: Evidence, masker: Masker, usable: Tensor) -> Tensor
 
 def _one_per_image(evidence: Evidence, pair: Tensor) -> tuple[Tensor, Tensor]:
     """Return the images of some pairs, each once and in order, and one of the pairs of each."""
-    image = evidence.image_of[pair].unique()
+    image = distinct(evidence.image_of[pair])
     first = (evidence.image_of[pair] == image[:, None]).int().argmax(1) if len(pair) else pair
     return image, pair[first]
 
@@ -319,7 +320,7 @@ class TopChannels(ClassMapComponents):
 
     def decomposition(self, evidence: Evidence, failures: Failures, rank: int) -> Components:
         maps = self.class_maps(evidence, failures, rank, torch.float32).relu()
-        return _padded(maps.unflatten(2, evidence.image_activations.shape[2:]), rank)
+        return _padded(maps.reshape(*maps.shape[:2], *evidence.image_activations.shape[2:]), rank)
 
 
 @dataclass
@@ -358,7 +359,7 @@ class ChannelClusters(ClassMapComponents):
         sums = (members.mT @ flat).relu().float()
         order = sums.norm(dim=2).argsort(dim=1, descending=True, stable=True)
         sums = sums.gather(1, order[..., None].expand_as(sums))
-        return _padded(sums.unflatten(2, evidence.image_activations.shape[2:]), rank)
+        return _padded(sums.reshape(*sums.shape[:2], *evidence.image_activations.shape[2:]), rank)
 
     def count(self, rank: int, channels: int) -> int:
         return min(rank, self.channels, channels)

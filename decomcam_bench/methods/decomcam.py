@@ -97,5 +97,5 @@ class DecomCAM(ClassMapComponents):
             singular_values, explained = (x.repeat_interleave(2, 1) for x in (singular_values, explained))
         # The other half of a component of one sign is zero except for rounding.
         seen = maps.amax(2) > _ROUNDING * singular_values
-        maps = (maps.relu() * seen[..., None]).unflatten(2, evidence.image_activations.shape[-2:])
+        maps = (maps.relu() * seen[..., None]).reshape(*maps.shape[:2], *evidence.image_activations.shape[-2:])
         return Components(maps, torch.zeros_like(singular_values), singular_values=singular_values, explained=explained)

@@ -52,7 +52,7 @@ class MapFiles(MapMethod):
         return MapFolder(Path(self.dir).expanduser())
 
     @cached_property
-    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+    def identity(self) -> dict[str, Any]:
         return {"maps": self.folder.digest()}
 
     def map(self, evidence: Evidence) -> Explanation:

@@ -86,6 +86,11 @@ class ForeignMethod(MapMethod):
         return Cost()
 
 
+def _batches(count: int, size: int) -> list[Tensor]:
+    """Return the positions 0 .. count-1, at most ``size`` at a time."""
+    return [torch.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 @dataclass
 class PytorchGradCam(ForeignMethod):
     """A class of pytorch-grad-cam (``grad-cam``); its maps are min-maxed at input resolution."""
@@ -98,7 +103,7 @@ class PytorchGradCam(ForeignMethod):
     def run(self, network: Any, images: Tensor, texts: Tensor, batch_size: int) -> Tensor:
         targets = importlib.import_module("pytorch_grad_cam.utils.model_targets")
         maps = []
-        for some in torch.arange(len(images)).split(batch_size) if len(images) else ():
+        for some in _batches(len(images), batch_size):
             cam = self.found()(model=network, target_layers=[network.layer], reshape_transform=network.reshape)
             chosen = [targets.ClassifierOutputTarget(int(texts[p])) for p in some]
             maps.append(torch.from_numpy(cam(input_tensor=images[some], targets=chosen)))
@@ -120,7 +125,7 @@ class Captum(ForeignMethod):
         of_layer = "layer" in inspect.signature(kind.__init__).parameters
         made = kind(network, network.layer) if of_layer else kind(network)
         maps = []
-        for some in torch.arange(len(images)).split(batch_size) if len(images) else ():
+        for some in _batches(len(images), batch_size):
             found = made.attribute(images[some].clone().requires_grad_(), target=texts[some])
             if of_layer:
                 found = network.reshape(found) if network.reshape is not None and found.dim() == 3 else found

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_at_least, check_positive
-from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, score_in_batches, shared_scores
+from decomcam_bench.methods.base import (
+    Cost,
+    Evidence,
+    Explanation,
+    MapMethod,
+    distinct,
+    score_in_batches,
+    shared_scores,
+)
 from decomcam_bench.methods.gradient import channel_weights
 from decomcam_bench.methods.ops.validity import NON_FINITE_SCORE, finish, inspect
 from decomcam_bench.methods.perturbation import bilinear
@@ -87,7 +95,7 @@ class GroupCAM(MapMethod):
 
         scores = torch.zeros(pairs, count, device=groups.device)
         scores[pair, group] = score_in_batches(evidence, composed, pair)
-        image = evidence.image_of[failures.usable].unique()
+        image = distinct(evidence.image_of[failures.usable])
         baseline = shared_scores(evidence, lambda i: blurred[image[i]].to(evidence.images.dtype), image).sum(0)
         failures.add(~(scores.isfinite().all(1) & baseline.isfinite()), NON_FINITE_SCORE)
         weights = failures.clean(torch.where(wanted, scores - baseline[:, None], 0.0))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from decomcam_bench.core.validation import check_at_least, check_choice
-from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
+from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, steps
 from decomcam_bench.methods.ops.validity import NON_FINITE_GRADIENTS, ZERO_GRADIENTS, Failures, finish
 
 CHANNELS = ("absolute", "positive")
@@ -54,8 +54,7 @@ class InputGradientMethod(MapMethod):
             made: from pairs (m,) and numbers 0..count-1 (m,) to images (m, 3, H, W).
         """
         total = torch.zeros(len(evidence), *evidence.images.shape[1:], device=evidence.device)
-        positions = torch.arange(len(evidence) * count, device=evidence.device)
-        for some in positions.split(max(1, evidence.batch_size)) if len(evidence) else ():
+        for some in steps(evidence, len(evidence) * count):
             pair, number = some // count, some % count
             slopes = evidence.extras["image_gradients"](made(pair, number), pair).float()
             total.index_add_(0, pair, slopes)
@@ -104,8 +103,7 @@ class IntegratedGradients(InputGradientMethod):
         places, weights = gauss_legendre(self.steps)
         places, weights = places.to(evidence.device), weights.to(evidence.device)
         total = torch.zeros(len(evidence), *images.shape[1:], device=evidence.device)
-        positions = torch.arange(len(evidence) * self.steps, device=evidence.device)
-        for some in positions.split(max(1, evidence.batch_size)):
+        for some in steps(evidence, len(evidence) * self.steps):
             pair, number = some // self.steps, some % self.steps
             image, origin = images[evidence.image_of[pair]], start[evidence.image_of[pair]]
             between = origin + places[number].view(-1, 1, 1, 1) * (image - origin)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.core.validation import check_at_least
-from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, shared_scores
+from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, distinct, shared_scores
 from decomcam_bench.methods.ops.validity import NON_FINITE_SCORE, Failures, finish
 from decomcam_bench.methods.perturbation import product_with_input
 
@@ -67,7 +67,7 @@ class RISE(MapMethod):
         compose = product_with_input(evidence)
         sums = torch.zeros(len(evidence), *evidence.input_size, device=evidence.device)
         broken = torch.zeros(len(evidence), dtype=torch.bool, device=evidence.device)
-        for number in evidence.image_of.unique().tolist():
+        for number in distinct(evidence.image_of).tolist():
             own = evidence.image_of == number
             for masks in self.batches(evidence.image_seeds[number], evidence.input_size, max(1, evidence.batch_size)):
                 masks = masks.to(evidence.device)

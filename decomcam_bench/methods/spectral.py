@@ -33,7 +33,7 @@ def first_component(maps: Tensor, sign: str) -> tuple[Tensor, Tensor]:
     first = parts.maps[:, 0]
     if sign == "library":
         first = first * _library_signs(matrices, first)[:, None]
-    return first.unflatten(1, maps.shape[-2:]), parts.exists[:, 0]
+    return first.reshape(len(first), *maps.shape[-2:]), parts.exists[:, 0]
 
 
 def _library_signs(matrices: Tensor, first: Tensor) -> Tensor:

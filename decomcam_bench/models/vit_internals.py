@@ -30,6 +30,11 @@ def lacking(tower: Tower, need: str) -> str:
     return ""
 
 
+def _batches(count: int, size: int, device: torch.device) -> list[Tensor]:
+    """Return the positions 0 .. count-1 on a device, at most ``size`` at a time."""
+    return [torch.arange(start, min(start + size, count), device=device) for start in range(0, count, size)]
+
+
 def _tokens_before(tower: ViTTower, images: Tensor, blocks: int) -> tuple[Tensor, list[Any]]:
     """Return the tokens (N, T, D) before the last ``blocks`` blocks, and these blocks; all if there are fewer."""
     x = tower.visual._embeds(images)
@@ -41,7 +46,7 @@ def _tokens_before(tower: ViTTower, images: Tensor, blocks: int) -> tuple[Tensor
 
 def _projected(tower: ViTTower, tokens: Tensor) -> Tensor:
     """Return tokens (..., D) after the last norm and the projection: (..., d)."""
-    read = tower.visual.ln_post(tokens)
+    read: Tensor = tower.visual.ln_post(tokens)
     return read @ tower.visual.proj if tower.visual.proj is not None else read
 
 
@@ -94,8 +99,9 @@ def dense_features(tower: Tower, images: Tensor, attention: str, blocks: int, st
         if attention in ("mask", "sclip"):
             tokens = x + block.ls_1(mixed)
             tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
-    features = _projected(tower, tokens[:, 1:]).mT
-    return features.reshape(*features.shape[:2], *tower.grid)
+    features: Tensor = _projected(tower, tokens[:, 1:]).mT
+    folded: Tensor = features.reshape(*features.shape[:2], *tower.grid)
+    return folded
 
 
 def _weights(q: Tensor, k: Tensor, attention: str, grid: tuple[int, int], std: float) -> Tensor:
@@ -164,7 +170,7 @@ def legrad_gradients(
             x = block(x)
     out = torch.zeros(len(image_of), len(last), *tower.grid, device=images.device)
     for number, (block, entering) in enumerate(zip(last, inputs, strict=True)):
-        for pair in torch.arange(len(image_of), device=images.device).split(batch_size):
+        for pair in _batches(len(image_of), batch_size, images.device):
             stream = entering[image_of[pair]].detach()
             with torch.enable_grad():
                 q, k, v = query_key_value(block.attn, block.ln_1(stream))
@@ -173,7 +179,7 @@ def legrad_gradients(
                 tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
                 total = score(_projected(tower, tokens.mean(1)).float(), pair).sum()
                 (slope,) = torch.autograd.grad(total, weights)
-            out[pair, number] = slope.float().relu().mean((1, 2))[:, 1:].unflatten(1, tower.grid)
+            out[pair, number] = slope.float().relu().mean((1, 2))[:, 1:].reshape(len(pair), *tower.grid)
     return out
 
 
@@ -207,7 +213,7 @@ def class_token_gradients(
         query, key = block.attn.out_proj(q[:, :1]), block.attn.out_proj(k[:, 1:])
         cosine = (F.normalize(query, dim=-1) * F.normalize(key, dim=-1)).sum(-1)
     slopes = torch.zeros(len(image_of), x.shape[2], device=images.device)
-    for pair in torch.arange(len(image_of), device=images.device).split(batch_size):
+    for pair in _batches(len(image_of), batch_size, images.device):
         image = image_of[pair]
         with torch.enable_grad():
             # Only the class token reaches the score.
@@ -217,7 +223,7 @@ def class_token_gradients(
             (slope,) = torch.autograd.grad(score(_projected(tower, token[:, 0]).float(), pair).sum(), output)
         slopes[pair] = slope[:, 0].float()
     values = v[:, 1:].mT.reshape(len(x), -1, *tower.grid)
-    return slopes, values.float(), cosine.unflatten(1, tower.grid).float()
+    return slopes, values.float(), cosine.reshape(len(cosine), *tower.grid).float()
 
 
 def bottleneck_capacity(
@@ -267,7 +273,7 @@ def bottleneck_capacity(
                     tokens = rest(tokens)
                 features = _projected(tower, tokens[:, 0]).float()
                 fit = F.cosine_similarity(features, text[pair : pair + 1], eps=1e-6).mean()
-                (beta * capacity.mean() - fit).backward()
+                torch.autograd.backward(beta * capacity.mean() - fit)
                 optimizer.step()
-        maps[pair] = capacity.detach()[0, 1:].nansum(-1).unflatten(0, tower.grid)
+        maps[pair] = capacity.detach()[0, 1:].nansum(-1).reshape(tower.grid)
     return maps
