@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -86,8 +88,21 @@ def load_batches(
         batch_sampler=[list(batch) for batch in batches],
         num_workers=min(worker_count(workers), len(batches)),
         collate_fn=_as_list,
+        worker_init_fn=_end_with_parent,
     )
     return iter(loader)  # type: ignore[return-value]
+
+
+def _end_with_parent(worker: int) -> None:
+    """End this process soon after its parent, also where that was killed and could say nothing."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_list(items: list[Loaded]) -> list[Loaded]:

@@ -135,6 +135,32 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     assert "Traceback" not in error
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are looked for in /proc")
+def test_a_killed_run_leaves_no_decoders(tmp_path: Path) -> None:
+    code = "import sys; from decomcam_bench.cli import main; sys.exit(main())"
+    words = ["run", "--quiet", "method=scorecam", "metric=energy", "limit=64", "workers=2", "batch_size=4"]
+    run = subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path)
+    task = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(children := task.read_text().split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(children) == 2
+    time.sleep(1)  # the decoders' own start
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 20
+    while any(_runs(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_runs(child) for child in children)
+
+
+def _runs(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_completion_knows_groups_names_options_and_layers() -> None:
     from argparse import Namespace
 
