@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from decomcam_bench.config import registry
+from decomcam_bench.config.models import FOLDER
 from decomcam_bench.config.settings import MetricChoice, RunConfig, Setting
 from decomcam_bench.core.errors import ConfigError
 from decomcam_bench.datasets.acquire.catalogue import variant_of
@@ -404,7 +405,10 @@ def model_label(setting: Setting) -> str:
     changed = {key: value for key, value in setting.changed["model"].items() if key != "arch"}
     if setting.keys.precision != "fp32":
         changed["precision"] = setting.keys.precision
-    return label(setting.model["arch"] if setting.model["name"] == "openclip" else setting.model["name"], changed)
+    name = str(setting.model["arch"] if setting.model["name"] == "openclip" else setting.model["name"])
+    if name.startswith(FOLDER):
+        name = FOLDER + Path(name.removeprefix(FOLDER)).name
+    return label(name, changed)
 
 
 def _repeat(setting: Setting) -> list[str]:

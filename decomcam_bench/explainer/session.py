@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from decomcam_bench.methods.base import Explanation, Method, upsample
 from decomcam_bench.models.clip import TextBank, resolve_device
 from decomcam_bench.models.geometry import Geometry
 from decomcam_bench.store.schema import key_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Session:
         self.source = registry.build("model", setting.model)
         self.model = self.source.load(resolve_device(keys.device), setting.keys.precision)
         self.name = model_label(setting)
+        self._told: set[str] = set()
         self.default_layer: str = self.source.layer or self.model.tower.default_layer
         self.batch_size = keys.batch_size
 
@@ -142,6 +146,7 @@ class Session:
         """
         bank = self.model.text_bank([[text] for text in texts], empty=[""])
         asked = list({one.identity: one for one in (self._resolve(s, bank) for s in settings)}.values())
+        self._tell(one.layer for one in asked if one.layer)
         view = self.source.view(self.model.input_size)
         height, width = picture.shape[:2]
         geometry: Geometry = view.of(width, height)
@@ -163,6 +168,13 @@ class Session:
                         one, explanation = own[place], found.by_rank[own[place].rank]
                         answers[one.identity] = self._answer(session, one, explanation, similarity, geometry)
         return [answers[one.identity] for one in asked]
+
+    def _tell(self, layers: Iterable[str]) -> None:
+        """Log once what the user should know about the model and about layers that are read of it."""
+        for line in [*self.source.remarks(), *map(self.model.tower.remark, layers)]:
+            if line and line not in self._told:
+                self._told.add(line)
+                _log.info(line)
 
     def _resolve(self, setting: Setting, bank: TextBank) -> _Asked:
         method: Method = registry.build("method", setting.method)

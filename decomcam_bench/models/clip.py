@@ -1,4 +1,4 @@
-"""A CLIP model as the engine sees it: features of images and texts, layers, and pass counts."""
+"""A CLIP model as the engine sees it: features of images and texts, layers, and counts of passes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOGIT_SCALE = CLIP_SCALE
 
 @dataclass
 class Passes:
-    """Images, or pairs, that went through the model, by purpose.
+    """Count images, or pairs, that went through the model, by purpose.
 
     Attributes:
         backbone: images through the whole image tower, once each.
@@ -47,7 +47,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class TextBank:
-    """The texts of a data set.
+    """Hold the embedded texts of a data set.
 
     Attributes:
         embeddings: (K, d) float32 of unit length, the normalised mean over a class's templates of
@@ -73,7 +73,7 @@ class TextBank:
 
 @dataclass
 class Backbone:
-    """One pass over N images: unit-length features (N, d) float32 and the states of layers."""
+    """Hold the result of one pass over N images: unit-length features (N, d) float32 and the states of layers."""
 
     embeddings: Tensor
     states: dict[str, LayerState]
@@ -109,7 +109,7 @@ def text_scores(features: Tensor, bank: TextBank, kind: str) -> Tensor:
 
 
 def _half_scale(gradients: Tensor) -> Tensor:
-    """Powers of two (M,) that bring the largest entry of each row (M, d) to between 128 and 256.
+    """Return powers of two (M,) that bring the largest entry of each row (M, d) to between 128 and 256.
 
     Half precision has nothing below 6e-8: the gradient of a probability near 0 or 1 would vanish on
     its way back through the network. A power of two changes no other digit.
@@ -202,7 +202,7 @@ class ClipModel:
             self.precision = kept
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Normalised input (N, 3, H, W) on the device from uint8 (N, 3, H, W)."""
+        """Return the normalised input (N, 3, H, W) on the device from uint8 (N, 3, H, W)."""
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
         moved = images.to(self.device, non_blocking=True)
@@ -239,7 +239,7 @@ class ClipModel:
         return TextBank(embeddings.clone(), norms.clone(), scale=self.scale)
 
     def backbone(self, images: Tensor, layers: Sequence[str] = ()) -> Backbone:
-        """One pass over normalised ``images``, keeping the states of canonical ``layers``."""
+        """Run the tower once over normalised ``images`` and keep the states of canonical ``layers``."""
         with torch.no_grad(), self._autocast():
             features, states = self.tower.forward(images, layers)
         self.passes.backbone += len(images)
@@ -286,7 +286,7 @@ class ClipModel:
         kind: str = "logits",
         batch_size: int = 64,
     ) -> Tensor:
-        """Gradients of each pair's score with respect to its image's activations.
+        """Return the gradients of each pair's score with respect to its image's activations.
 
         Args:
             layer: canonical name.
@@ -314,7 +314,7 @@ class ClipModel:
         kind: str = "logits",
         batch_size: int = 64,
     ) -> Tensor:
-        """Attention times its gradient of each pair's score, from a layer on; arguments as :meth:`gradients`.
+        """Return attention times the gradient of each pair's score, from a layer on; arguments as :meth:`gradients`.
 
         Returns:
             float32 (P, B, T, T) of the B blocks in order: the mean over heads of the positive products.
@@ -342,7 +342,7 @@ class ClipModel:
         kind: str,
         batch_size: int,
     ) -> Iterator[tuple[list[Tensor], tuple[Tensor, ...]]]:
-        """Differentiates each pair's score, ``batch_size`` pairs at a time; arguments as :meth:`gradients`.
+        """Differentiate each pair's score, ``batch_size`` pairs at a time; arguments as :meth:`gradients`.
 
         Args:
             run: from activations (m, C, h, w) of a batch and their context to features (m, d), not
@@ -467,7 +467,7 @@ class ClipModel:
         return lambda features, pair: text_scores(features, bank, kind).gather(1, class_ids[pair, None])[:, 0]
 
     def surgery_features(self, images: Tensor, blocks: int, values: str) -> tuple[Tensor, Tensor]:
-        """Features by CLIP Surgery's path, see :meth:`Tower.surgery`; float32; one backbone pass."""
+        """Return float32 features by CLIP Surgery's path, see :meth:`Tower.surgery`; takes one backbone pass."""
         with torch.no_grad(), self._autocast():
             tokens, patches = self.tower.surgery(images, blocks, values)
         self.passes.backbone += len(images)
@@ -479,7 +479,7 @@ class ClipModel:
 
 
 def resolve_device(name: str) -> str:
-    """``auto`` as ``cuda`` or ``cpu``; any other name checked.
+    """Return ``cuda`` or ``cpu`` for ``auto``, and any other name once it is checked.
 
     Raises:
         ConfigError: for a name that torch does not know.

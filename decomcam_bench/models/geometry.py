@@ -29,7 +29,7 @@ INTERPOLATIONS = tuple(_RESAMPLING)
 
 @dataclass(frozen=True)
 class Geometry:
-    """Geometry of one image size.
+    """Map images of one size to the model's input and back.
 
     Attributes:
         width, height: of the original image.
@@ -50,7 +50,7 @@ class Geometry:
 
     @property
     def resized(self) -> tuple[int, int]:
-        """(width, height) after resizing, before any crop; as torchvision rounds it."""
+        """Return (width, height) after resizing, before any crop; rounded as torchvision does."""
         if self.mode == "squash":
             return self.size, self.size
         short, long = sorted((self.width, self.height))
@@ -59,24 +59,24 @@ class Geometry:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """(x, y) of the input's corner in the resized image; as torchvision's centre crop."""
+        """Return (x, y) of the input's corner in the resized image, as torchvision's centre crop."""
         width, height = self.resized
         return round((width - self.size) / 2.0), round((height - self.size) / 2.0)
 
     @property
     def visible(self) -> tuple[float, float, float, float]:
-        """The part of the original image that the model sees: (x0, y0, x1, y1), original pixels."""
+        """Return the part of the original image that the model sees: (x0, y0, x1, y1) in original pixels."""
         (width, height), (x, y) = self.resized, self.offset
         scale_x, scale_y = self.width / width, self.height / height
         return x * scale_x, y * scale_y, (x + self.size) * scale_x, (y + self.size) * scale_y
 
     def to_input(self, image: np.ndarray) -> np.ndarray:
-        """The model's input as uint8 (3, size, size), from RGB uint8 (height, width, 3)."""
+        """Return the model's input as uint8 (3, size, size), from RGB uint8 (height, width, 3)."""
         array = self._input_of(Image.fromarray(image), _RESAMPLING[self.interpolation])
         return np.ascontiguousarray(array.transpose(2, 0, 1))
 
     def map_to_input(self, saliency: np.ndarray) -> np.ndarray:
-        """A map (h, w) over the whole original image at the model's input: float32 (size, size).
+        """Bring a map (h, w) over the whole original image to the model's input: float32 (size, size).
 
         Resized and cropped as the image is, bilinearly; where it shrinks the filter widens.
         """
@@ -84,7 +84,7 @@ class Geometry:
         return np.asarray(self._input_of(picture, Image.Resampling.BILINEAR), dtype=np.float32)
 
     def _input_of(self, picture: Image.Image, resampling: Image.Resampling) -> np.ndarray:
-        """The pixels (size, size, ...) that the model sees of a picture, resized."""
+        """Return the pixels (size, size, ...) that the model sees of a picture, resized."""
         (width, height), (x, y) = self.resized, self.offset
         if width * height > _LARGEST_STRIP:  # of a long strip resized as a whole, next to nothing is seen
             return np.asarray(picture.resize((self.size, self.size), resampling, box=self.visible))
@@ -112,7 +112,7 @@ class Geometry:
         return columns.blend(rows.blend(values, 0), 1)
 
     def mask_to_input(self, mask: np.ndarray) -> np.ndarray:
-        """A bool mask (height, width) at input resolution: the original pixel under each centre."""
+        """Sample a bool mask (height, width) at input resolution: the original pixel under each centre."""
         (width, height), (x, y) = self.resized, self.offset
         centres = np.arange(self.size) + 0.5
         columns = np.clip(((centres + x) * self.width / width).astype(np.int64), 0, self.width - 1)

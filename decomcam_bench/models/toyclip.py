@@ -38,7 +38,7 @@ VISION: dict[str, CLIPVisionCfg] = {
     "resnet": CLIPVisionCfg(layers=(1, 2, 2, 1), width=16, head_width=64, image_size=IMAGE_SIZE),
     "vit": CLIPVisionCfg(layers=6, width=128, head_width=32, patch_size=16, image_size=IMAGE_SIZE),
 }
-#: Raised when a tower changes.
+#: Names in cell keys; give a tower a new one when it changes.
 ARCHITECTURES = {"resnet": "toyclip-resnet", "vit": "toyclip-vit-2"}
 EMBED_DIM = 128
 
@@ -69,7 +69,7 @@ def _vocabulary() -> tuple[str, ...]:
 
 
 class ToyTokenizer:
-    """Turns any text into token ids: known words by index, other words by a hash.
+    """Turn any text into token ids: known words by index, other words by a hash.
 
     Ids: 0 pads, 1 starts, then the vocabulary, then ``HASH_BUCKETS`` ids for unknown words (CRC-32
     of the lower-case word), and the highest id ends the text, where CLIP reads its feature.
@@ -87,7 +87,7 @@ class ToyTokenizer:
         return [self._ids.get(word, self._first_bucket + zlib.crc32(word.encode()) % HASH_BUCKETS) for word in words]
 
     def __call__(self, texts: str | Iterable[str]) -> torch.Tensor:
-        """Token ids, int64 (len(texts), CONTEXT_LENGTH); a longer text is cut at the end."""
+        """Return token ids, int64 (len(texts), CONTEXT_LENGTH); a longer text is cut at the end."""
         batch: Sequence[str] = [texts] if isinstance(texts, str) else list(texts)
         tokens = torch.zeros(len(batch), CONTEXT_LENGTH, dtype=torch.long)
         for row, text in enumerate(batch):
@@ -97,7 +97,7 @@ class ToyTokenizer:
 
 
 class ConvStem(nn.Sequential):
-    """Patches of 16 x 16 pixels by four convolutions of stride 2 in place of one of stride 16.
+    """Embed patches of 16 x 16 pixels by four convolutions of stride 2 instead of one of stride 16.
 
     Early convolutions let a small ViT learn from few pictures (Xiao et al. 2021, arXiv 2106.14881).
     """
@@ -111,7 +111,7 @@ class ConvStem(nn.Sequential):
 
 
 def build_toyclip(tower: str, seed: int = 0) -> CLIP:
-    """A toyclip with random weights drawn from ``seed``.
+    """Build a toyclip with random weights drawn from ``seed``.
 
     Args:
         tower: ``resnet`` or ``vit``.
@@ -126,13 +126,13 @@ def build_toyclip(tower: str, seed: int = 0) -> CLIP:
 
 
 def shipped_weights(tower: str) -> Path:
-    """Path of the safetensors file in the package."""
+    """Return the path of the safetensors file in the package."""
     return Path(__file__).parent / "weights" / f"toyclip_{tower}.safetensors"
 
 
 @dataclass
 class ToyClip(ModelSource):
-    """toyclip, with the shipped weights, random ones, or a file of one's own training.
+    """toyclip with the shipped weights, random ones, or those of a file.
 
     Attributes:
         tower: ``resnet`` or ``vit``.
@@ -163,7 +163,7 @@ class ToyClip(ModelSource):
         return path
 
     def available(self) -> str:
-        """The weights file, for people, or why there is none."""
+        """Return the weights file, for people, or why there is none."""
         try:
             return str(self._file() or "random weights, no file needed")
         except ModelError as error:
