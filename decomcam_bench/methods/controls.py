@@ -1,4 +1,4 @@
-"""Controls: maps that know nothing of the model, between which a method must place itself."""
+"""Controls: maps that do not look at the model, the floor and the ceiling for a method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Control(MapMethod):
 
 @dataclass
 class Random(Control):
-    """Independent uniform noise at input resolution, from the pair's seed; the same on every device."""
+    """Independent uniform noise at input resolution, drawn from the pair's seed; the same on every device."""
 
     id = "random"
 
@@ -46,7 +46,7 @@ class Random(Control):
 
 @dataclass
 class Center(Control):
-    """A Gaussian in the middle of the input.
+    """A Gaussian at the centre of the input.
 
     Attributes:
         sigma: its standard deviation as a share of each side.
@@ -81,7 +81,7 @@ class Edges(Control):
         across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=pixels.device)
         padded = F.pad(luminance[:, None], (1, 1, 1, 1), mode="reflect")
         slopes = F.conv2d(padded, torch.stack((across, across.T))[:, None])
-        # Rounding leaves traces of slope on a uniform picture.
+        # Rounding leaves traces of slope on a uniform image.
         slopes = torch.where(slopes.abs() < 1e-5, 0.0, slopes)
         maps = slopes.square().sum(1).sqrt()[evidence.image_of]
         return finish(maps, "none", Failures(len(evidence), evidence.device))

@@ -1,4 +1,4 @@
-"""Maps from elsewhere: what another program wrote, as a row of the same table."""
+"""Maps that another program wrote, as a row of the same table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod
 
 @dataclass
 class MapFiles(MapMethod):
-    """Reads each pair's map from a folder; see :mod:`decomcam_bench.core.mapfiles` for names and formats.
+    """Read each pair's map from a folder; see :mod:`decomcam_bench.core.mapfiles` for names and formats.
 
     A map of the size of the model's input is taken as it is, pixel by pixel. A map of any other size covers the
     whole original image. Metrics that are defined in original pixels read it as it is; for those that run the
@@ -26,7 +26,7 @@ class MapFiles(MapMethod):
     with a wider filter where it shrinks. Negative values count as 0, as in all maps. A pair fails with
     ``map_missing``, or with ``map_malformed``.
 
-    The content of the files is part of the cell key, their place is not.
+    The content of the files is part of the cell key, their location is not.
 
     Attributes:
         dir: the folder.

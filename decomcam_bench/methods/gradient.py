@@ -1,7 +1,7 @@
 """Methods that combine activations A and gradients G of the score in one step.
 
-P pairs, C channels, (h, w) grid. Each formula ends in a sum over channels; the ReLU is taken on the
-layer's grid, upsampling follows, as in the reference implementations.
+P pairs, C channels, (h, w) grid. Each formula ends in a sum over channels; the ReLU is applied on the
+layer's grid, before upsampling, as in the reference implementations.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor
 from decomcam_bench.methods.base import Cost, Evidence, Explanation, MapMethod, min_max
 from decomcam_bench.methods.ops.validity import ROUNDING_ONLY, finish, inspect
 
-#: Share of a sum's terms below which the sum is taken for rounding. Float32 leaves about 1e-6 of them, a
-#: layer norm's epsilon about 1e-5.
+#: A sum below this share of its terms is treated as rounding noise. Float32 leaves about 1e-6 of them, the
+#: epsilon of a layer norm about 1e-5.
 CANCELLED = 1e-4
 
 
 def channel_weights(A: Tensor, G: Tensor, kind: str) -> Tensor:  # noqa: N803
-    """One weight a channel (P, C).
+    """Return one weight per channel, (P, C).
 
     Args:
         A, G: activations and gradients (P, C, h, w).
         kind: ``gradcam``, the mean of G over positions, or ``gradcam++``: the sum over positions
             of ReLU(G) G^2 / (2 G^2 + sum(A) G^3 + 1e-6), the sum of A being that of the channel
             (Chattopadhay et al. 2018, equation 19, for a score that passes through an exponential;
-            the factor of the exponential itself, one a pair, is left out). The 1e-6 makes it depend
+            the factor of the exponential itself, one per pair, is left out). The 1e-6 makes it depend
             on the scale of the score.
     """
     if kind == "gradcam":
@@ -41,7 +41,7 @@ def channel_weights(A: Tensor, G: Tensor, kind: str) -> Tensor:  # noqa: N803
 
 
 def leading_class_maps(A: Tensor, G: Tensor, kind: str, count: int, dtype: torch.dtype) -> Tensor:  # noqa: N803
-    """The class maps a_k A_k of the ``count`` channels of largest (signed) weight, in that order.
+    """Return the class maps a_k A_k of the ``count`` channels of largest (signed) weight, in that order.
 
     Args:
         A, G: activations and gradients, float32 (P, C, h, w).
@@ -58,13 +58,13 @@ def leading_class_maps(A: Tensor, G: Tensor, kind: str, count: int, dtype: torch
 
 
 def weighted_sum(weights: Tensor, A: Tensor) -> Tensor:  # noqa: N803
-    """sum_k w_k A_k: (P, C) and (P, C, h, w) to (P, h, w)."""
+    """Return sum_k w_k A_k, (P, h, w), from (P, C) and (P, C, h, w)."""
     return torch.einsum("pc,pchw->phw", weights, A)
 
 
 @dataclass
 class GradientMethod(MapMethod):
-    """Base of methods whose map is a function of A and G alone."""
+    """Base of methods whose map is a function of A and G only."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     mode: ClassVar[str] = "bilinear"
@@ -79,7 +79,7 @@ class GradientMethod(MapMethod):
 
     @abc.abstractmethod
     def combine(self, A: Tensor, G: Tensor) -> Tensor:  # noqa: N803
-        """Maps (P, h, w), before the ReLU, of activations and gradients (P, C, h, w)."""
+        """Return maps (P, h, w), before the ReLU, from activations and gradients (P, C, h, w)."""
 
 
 @dataclass
@@ -107,8 +107,8 @@ class GradCAMPlusPlus(GradientMethod):
 class XGradCAM(GradientMethod):
     """sum_k w_k A_k, w_k = sum(G_k A_k) / (sum(A_k) + 1e-7) (Fu et al. 2020, equation 9).
 
-    Meant for activations behind a ReLU: where they may be negative, as the tokens of a ViT, the
-    sum in the denominator may come near zero.
+    Meant for activations that follow a ReLU: if they may be negative, like the tokens of a ViT, the sum
+    in the denominator may come near zero.
     """
 
     id = "xgradcam"
@@ -123,10 +123,10 @@ class XGradCAM(GradientMethod):
 class HiResCAM(GradientMethod):
     """sum_k G_k A_k, element by element (Draelos and Carin 2020).
 
-    Where tokens reach the score through a layer norm alone (a ViT's residual stream before its last
-    block), their scale does not matter to the score: the sum is 0 there but for rounding and the
-    norm's epsilon. A map whose largest value is below :data:`CANCELLED` of its terms (of half-precision
-    evidence, half an epsilon of it) is none.
+    Where tokens reach the score only through a layer norm (the residual stream of a ViT before its last
+    block), the score does not depend on their scale, and the sum is 0 except for rounding and the norm's
+    epsilon. A map whose largest value is below :data:`CANCELLED` of its terms (for half-precision
+    evidence, below half an epsilon) fails.
     """
 
     id = "hirescam"
@@ -171,7 +171,7 @@ class ElementWiseGradCAM(GradientMethod):
 class WGradCAM(GradientMethod):
     """sum_k w_k A_k, w the means of G_k A_k, min-maxed over the channels (DecomCAM's repository).
 
-    Upsampled bicubically, as there. Channels of equal means all weigh 0, where the code divides
+    Upsampled bicubically, as there. If all means are equal, all weights are 0, where the code divides
     0 by 0.
     """
 

@@ -18,7 +18,7 @@ SIGNS = ("spatial", "channel", "library")
 
 
 def first_component(maps: Tensor, sign: str) -> tuple[Tensor, Tensor]:
-    """The projection of each position on the first principal axis of the channels.
+    """Project each position on the first principal axis of the channels.
 
     Args:
         maps: (M, C, h, w), finite.
@@ -37,7 +37,7 @@ def first_component(maps: Tensor, sign: str) -> tuple[Tensor, Tensor]:
 
 
 def _library_signs(matrices: Tensor, first: Tensor) -> Tensor:
-    """+1 or -1 (M,): whether NumPy's decomposition of (M, positions, channels) points as ``first`` does."""
+    """Return +1 or -1 (M,): whether NumPy's decomposition of (M, positions, channels) points as ``first`` does."""
     signs = []
     for matrix, ours in zip(matrices.float().cpu().numpy(), first.cpu().numpy(), strict=True):
         centred = matrix - matrix.mean(axis=0)
@@ -51,7 +51,7 @@ class EigenCAM(MapMethod):
     """First principal component of A over positions (Muhammad and Yeasin 2020); blind to the text.
 
     The sign of a component is arbitrary; reference implementations take whichever the linear
-    algebra library returns. Here it is a rule. ``spatial`` is the correction of Seg-Eigen-CAM
+    algebra library returns. Here a rule decides. ``spatial`` is the correction of Seg-Eigen-CAM
     (Chung and Ying 2025, equation 13).
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Exact singular value decomposition of class-discriminative maps, batched over pairs."""
+"""Exact singular value decomposition of class maps, batched over pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Decomposition:
 
 
 def decompose(matrices: Tensor, rank: int, centred: bool = True, sign: str = "spatial") -> Decomposition:
-    """The first ``rank`` components of each matrix, exactly, by the smaller Gram matrix.
+    """Return the first ``rank`` components of each matrix, exactly, from the smaller Gram matrix.
 
     With X = U S V^T, the eigenvectors of X X^T (M, M) are U and those of X^T X (C, C) are V; the
     eigenvalues of both are S squared. The smaller of the two is decomposed, in double precision
@@ -95,6 +95,6 @@ def decompose(matrices: Tensor, rank: int, centred: bool = True, sign: str = "sp
 
 
 def _signs(vectors: Tensor) -> Tensor:
-    """+1 or -1 (P, q): the sign of the entry of largest magnitude of each column of (P, n, q)."""
+    """Return +1 or -1 (P, q), the sign of the entry of largest magnitude of each column of (P, n, q)."""
     decisive = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).squeeze(1)
     return torch.where(decisive < 0, -1.0, 1.0).to(vectors.dtype)

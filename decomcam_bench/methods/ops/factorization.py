@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def factorize(matrices: Tensor, rank: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """X = W H with W, H >= 0, of least squared error near a start that is not random.
+    """Factorise X = W H with W, H >= 0 and small squared error, from a start that is not random.
 
     The start is NNDSVD (Boutsidis and Gallopoulos 2008); then each column of W, then each row of H,
     is set to its best value while all else stays (hierarchical alternating least squares, Cichocki
@@ -32,7 +32,7 @@ def factorize(matrices: Tensor, rank: int, iterations: int) -> tuple[Tensor, Ten
 
 
 def _improved(X: Tensor, H: Tensor, W: Tensor) -> Tensor:  # noqa: N803
-    """H (B, q, C) with each row in turn at its best value for X = W^T H, W (B, q, M) held."""
+    """Return H (B, q, C) with each row in turn set to its best value for X = W^T H and fixed W (B, q, M)."""
     products, gram = W @ X, W @ W.mT
     H = H.clone()
     for k in range(H.shape[1]):
@@ -44,7 +44,7 @@ def _improved(X: Tensor, H: Tensor, W: Tensor) -> Tensor:  # noqa: N803
 
 
 def nndsvd(X: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # noqa: N803
-    """A non-negative start from the singular value decomposition (Boutsidis and Gallopoulos 2008).
+    """Return a non-negative start from the singular value decomposition (Boutsidis and Gallopoulos 2008).
 
     Args:
         X: (B, M, C) float64, non-negative.
@@ -73,12 +73,12 @@ def nndsvd(X: Tensor, rank: int) -> tuple[Tensor, Tensor]:  # noqa: N803
 
 
 def _parts(vectors: Tensor) -> Tensor:
-    """Positive and negative parts of (B, n, q) as (B, n, q, 2)."""
+    """Return the positive and negative parts of (B, n, q) as (B, n, q, 2)."""
     return torch.stack((vectors.relu(), (-vectors).relu()), -1)
 
 
 def _pick(parts: Tensor, side: Tensor) -> Tensor:
-    """From (B, n, q, 2) and (B, q, 1) the chosen part of each vector: (B, n, q)."""
+    """Return the chosen part of each vector, (B, n, q), from (B, n, q, 2) and (B, q, 1)."""
     return parts.gather(3, side[:, None].expand(-1, parts.shape[1], -1, -1)).squeeze(3)
 
 

@@ -1,4 +1,4 @@
-"""Pairs whose map cannot be made: found before and after the formula, one reason a pair.
+"""Pairs whose map cannot be computed: found before and after the formula, one reason per pair.
 
 A failed pair gets a map of zeros and a reason; it never touches the other pairs of its batch.
 """
@@ -24,7 +24,7 @@ NO_COMPONENTS = Reason.NO_COMPONENTS
 
 
 class Failures:
-    """The reason of each failed pair; the first one found stays.
+    """Collect the reason of each failed pair; the first one found stays.
 
     Args:
         pairs: P.
@@ -36,18 +36,18 @@ class Failures:
         self.usable = torch.ones(pairs, dtype=torch.bool, device=device)
 
     def add(self, bad: Tensor, reason: Why) -> None:
-        """Marks the pairs where ``bad`` (bool (P,)) holds."""
+        """Mark the pairs where ``bad`` (bool (P,)) holds."""
         for pair in (bad & self.usable).nonzero().flatten().tolist():
             self.reasons[pair] = reason
         self.usable = self.usable & ~bad
 
     def clean(self, values: Tensor) -> Tensor:
-        """``values`` (P, ...) with those of failed pairs replaced by zeros."""
+        """Return ``values`` (P, ...) with those of failed pairs replaced by zeros."""
         return torch.where(self.usable.view(-1, *[1] * (values.dim() - 1)), values, 0.0)
 
 
 def inspect(evidence: Evidence, gradients: bool = False) -> Failures:
-    """Failures that already show in the evidence: NaN, infinity, or a gradient that is zero everywhere.
+    """Find failures that already show in the evidence: NaN, infinity, or a gradient that is zero everywhere.
 
     Args:
         gradients: whether the method reads them.
@@ -69,7 +69,7 @@ def finish(
     components: Components | None = None,
     scored: Tensor | None = None,
 ) -> Explanation:
-    """An explanation whose maps are finite, with a reason for each that is not a map.
+    """Return an explanation whose maps are finite, with a reason for each pair that has none.
 
     Args:
         native: (P, h', w'), see :class:`~decomcam_bench.methods.base.Explanation`.
