@@ -68,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_overrides(pairs, "as of `run`: dataset=..., limit=...")
     pairs.add_argument("--out", metavar="FILE", required=True, help="the CSV to write")
 
-    maps = actions.add_parser("export-maps", help="write the kept maps of a cell as files that method=files reads")
+    maps = actions.add_parser("export-maps", help="write the saved maps of a cell as files that method=files reads")
     maps.add_argument("cell", metavar="CELL", help="key of the cell, as in the table")
     add_results(maps)
     maps.add_argument("--out", metavar="DIR", required=True, help="the folder to write")

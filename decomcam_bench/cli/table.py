@@ -1,4 +1,4 @@
-"""``decomcam-bench table``: one row a cell of a results store."""
+"""``decomcam-bench table``: print one row per cell of a results store."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def judge(
         if cell is None:
             findings.append(_absent(known, others, results))
         elif not is_complete(cell):
-            why = f"{len(cell.present('records'))} of {cell.shards} parts are there; run its command again"
+            why = f"{len(cell.present('records'))} of {cell.shards} shards are there; run its command again"
             findings.append(Finding(known["display"], known["key"], "", "missing", why=why))
         elif not any_code and _stale(known, cell):
             why = (
@@ -246,7 +246,7 @@ def _pairs(known: Mapping[str, Any], cell: Cell) -> list[Finding]:
 
 
 def _stale(known: Mapping[str, Any], cell: Cell) -> bool:
-    """Whether other code made what is to be judged; parts that do not say who made them are believed."""
+    """Return True if other code made what is judged; shards without a digest are assumed to be current."""
     streams = (RECORDS, *(metric["key"] for metric in known["metrics"]))
     return any(cell.made_by(stream) - {own_code()} for stream in streams)
 
@@ -327,8 +327,8 @@ def _metric(
         return Finding(known["display"], known["key"], *named, **rest)
 
     if not is_complete(cell, before["key"]):
-        parts = f"{len(cell.present(before['key']))} of {cell.shards}"
-        why = f"{parts} parts of metric {before['name']} are there; run its command again"
+        shards = f"{len(cell.present(before['key']))} of {cell.shards}"
+        why = f"{shards} shards of metric {before['name']} are there; run its command again"
         return [finding(column, "missing", why=why) for column in before["columns"]]
     records = metric_records(cell, before["key"])
     metric = metric_of(content)

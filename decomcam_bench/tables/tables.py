@@ -38,7 +38,7 @@ def load_records(results: str | Path, key: str, metric: str | None = None) -> pd
         ``status`` (``ok``, ``skipped`` or ``failed``), ``reason``, and the metric's values.
 
     Raises:
-        StoreError: when there is no such cell or metric, several are meant, or a part is damaged.
+        StoreError: when there is no such cell or metric, several are meant, or a shard is damaged.
 
     >>> import tempfile, decomcam_bench as bench
     >>> folder = tempfile.mkdtemp()
@@ -98,7 +98,7 @@ def load_table(
         has so far.
 
     Raises:
-        StoreError: when there are no results, or a part is damaged or was written by a newer version.
+        StoreError: when there are no results, or a shard is damaged or was written by a newer version.
         ConfigError: for a reference method that is not there.
 
     >>> import tempfile, decomcam_bench as bench

@@ -59,12 +59,12 @@ def _find_key(results: str | Path, key: str) -> str:
 
 
 def list_results(results: str | Path = "results") -> pd.DataFrame:
-    """Return one row per cell: labels, metrics, images, parts present, bytes, key.
+    """Return one row per cell: labels, metrics, images, shards present, bytes, key.
 
     >>> import tempfile, decomcam_bench as bench
     >>> folder = tempfile.mkdtemp()
     >>> done = bench.run("method=center", "metric=energy", "limit=4", "workers=0", results=folder)
-    >>> bench.list_results(folder)[["method", "metrics", "parts"]].values.tolist()
+    >>> bench.list_results(folder)[["method", "metrics", "shards"]].values.tolist()
     [['center', 'energy', '1/1']]
     """
     rows = []
@@ -77,12 +77,12 @@ def list_results(results: str | Path = "results") -> pd.DataFrame:
                 **{name: cell.labels[name] for name in IDENTITY},
                 "metrics": ", ".join(content.label for content in metrics.values()),
                 "images": cell.images,
-                "parts": f"{have}/{cell.shards}",
+                "shards": f"{have}/{cell.shards}",
                 "bytes": size,
                 "key": cell.key,
             }
         )
-    return pd.DataFrame(rows, columns=[*IDENTITY, "metrics", "images", "parts", "bytes", "key"]).astype(
+    return pd.DataFrame(rows, columns=[*IDENTITY, "metrics", "images", "shards", "bytes", "key"]).astype(
         {"rank": "Int64"}
     )
 
@@ -223,9 +223,9 @@ def _compare(metric: Metric, content: Any, before: pd.DataFrame, after: pd.DataF
 
 
 def collect_garbage(results: str | Path = "results", dry_run: bool = False) -> list[str]:
-    """Remove what an interrupted run left behind: cells without a finished part, damaged parts, temporary files.
+    """Remove what an interrupted run left behind: cells without a finished shard, damaged shards, temporary files.
 
-    Unfinished cells with finished parts stay, because the next run continues them. A cell is left alone
+    Unfinished cells with finished shards stay, because the next run continues them. A cell is left alone
     while it is being written, when its description is missing or unreadable, and when a newer version has
     written to it.
 
@@ -305,7 +305,7 @@ def _clean(store: Store, entry: Path, dry_run: bool) -> list[str]:
     if cell is None or not any(cell.sealed(stream) for stream in (RECORDS, *cell.metrics())):
         if not dry_run:
             shutil.rmtree(entry)
-        return [f"removed cell {entry.name}: no finished part"]
+        return [f"removed cell {entry.name}: no finished shard"]
     doomed = sorted(entry.rglob(".*.tmp"))
     for stream in (RECORDS, "maps", *cell.metrics()):
         whole = {cell.shard(stream, number) for number in cell.sealed(stream)}

@@ -103,7 +103,7 @@ def test_an_unfinished_cell_is_missing(baseline: dict, tmp_path: Path) -> None:
     cell.shard("records", 1).unlink()
     (finding,) = judge(baseline, tmp_path / "now", STRICT)
     assert finding.state == "missing"
-    assert "2 of 3 parts" in finding.why
+    assert "2 of 3 shards" in finding.why
     with pytest.raises(StoreError, match="unfinished"):
         make_baseline(tmp_path / "now")
 
