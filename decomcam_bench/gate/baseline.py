@@ -22,8 +22,8 @@ from typing import Any
 from decomcam_bench.core.errors import ConfigError, StoreError
 from decomcam_bench.core.version import __version__
 from decomcam_bench.store.reader import evaluated, image_values, metric_of, metric_records, metrics_of
-from decomcam_bench.store.schema import MetricInfo
-from decomcam_bench.store.store import RECORDS, Cell, Store, key_of
+from decomcam_bench.store.schema import MetricInfo, key_of
+from decomcam_bench.store.store import RECORDS, Cell, Store
 from decomcam_bench.tables.cells import counts, is_complete, order
 
 SCHEMA = 1
