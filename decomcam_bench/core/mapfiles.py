@@ -145,7 +145,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
                 raise MapMalformedError(f"{name} holds {len(loaded.files)} arrays, none named 'map'")
             if not isinstance(loaded[key], np.ndarray):
                 raise MapMalformedError(f"{name} holds no array")
-            return loaded[key]
+            found: np.ndarray = loaded[key]
+            return found
     except MapMalformedError:
         raise
     except Image.DecompressionBombError as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ def load_batches(
         collate_fn=_as_list,
         worker_init_fn=_end_with_parent,
     )
-    return iter(loader)  # type: ignore[return-value]
+    return iter(cast("Iterable[list[Loaded]]", loader))
 
 
 def _end_with_parent(worker: int) -> None:

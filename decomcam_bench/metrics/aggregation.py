@@ -113,7 +113,10 @@ def mean_sums(records: pd.DataFrame, value_of: Mapping[str, str]) -> ImageSums:
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Quotient, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
+    found: np.ndarray = np.divide(
+        numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0
+    )
+    return found
 
 
 def class_columns(records: pd.DataFrame, values: np.ndarray) -> tuple[sparse.csr_matrix, int]:

@@ -162,7 +162,8 @@ class PairMap:
         """Return what ``make`` returns, computed by the first metric that asks for ``key``."""
         if key not in self.views:
             self.views[key] = make()
-        return self.views[key]
+        found: Shared = self.views[key]
+        return found
 
     def at_size(self, height: int, width: int, via: str = "input") -> np.ndarray:
         """Return the map over the whole image at another size, float64 (height, width), by bicubic interpolation.
@@ -191,7 +192,10 @@ class PairMap:
         """
         if not self.target.ignored:
             return None
-        return np.logical_or.reduce([decoded(mask, self.height, self.width) for mask in self.target.ignored])
+        found: np.ndarray | None = np.logical_or.reduce(
+            [decoded(mask, self.height, self.width) for mask in self.target.ignored]
+        )
+        return found
 
     def _seen(self, original: np.ndarray) -> np.ndarray:
         """Return a map in original pixels with nothing on void pixels."""
@@ -214,7 +218,8 @@ class PairMap:
 
     def lifted(self, grid: np.ndarray, mode: str) -> np.ndarray:
         """Return a map (h, w) over the model's input in original pixels, non-negative, float32 (height, width)."""
-        return np.maximum(self.to_original(grid, mode) if mode == "bicubic" else self.to_original(grid), 0)
+        found: np.ndarray = np.maximum(self.to_original(grid, mode) if mode == "bicubic" else self.to_original(grid), 0)
+        return found
 
     def original_via(self, via: str) -> np.ndarray:
         """Return the map in original pixels, float32 (height, width).
@@ -241,7 +246,10 @@ class PairMap:
         """
         if not self.target.masks:
             return None
-        return np.logical_or.reduce([decoded(mask, self.height, self.width) for mask in self.target.masks])
+        found: np.ndarray | None = np.logical_or.reduce(
+            [decoded(mask, self.height, self.width) for mask in self.target.masks]
+        )
+        return found
 
     def region(self, kind: str) -> np.ndarray:
         """The annotated region: ``box``, or ``mask``.

@@ -153,7 +153,8 @@ def _complete(records: pd.DataFrame) -> pd.DataFrame:
 
 def _scored(records: pd.DataFrame) -> np.ndarray:
     """Whether each pair is predicted right and has a usable map, bool (records,)."""
-    return records["correct"].to_numpy() & records["overall"].notna().to_numpy()
+    found: np.ndarray = records["correct"].to_numpy() & records["overall"].notna().to_numpy()
+    return found
 
 
 def _direction(curve: str) -> Direction:

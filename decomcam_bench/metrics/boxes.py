@@ -85,7 +85,8 @@ def inclusive_iou(boxes: np.ndarray, annotated: np.ndarray) -> np.ndarray:
     common = sides[..., 0] * sides[..., 1]
     areas = [np.prod(np.maximum(b[:, 2:] - b[:, :2] + 1, 0), axis=1) for b in (boxes, annotated)]
     union = areas[0][:, None] + areas[1][None, :] - common
-    return np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
+    found: np.ndarray = np.divide(common, union, out=np.zeros(common.shape), where=union > 0)
+    return found
 
 
 #: What stands for the contour of a map of zeros.
@@ -138,7 +139,8 @@ def boxes_at_thresholds(scores: np.ndarray, cuts: np.ndarray) -> ThresholdBoxes:
 def resized_boxes(boxes: np.ndarray, original: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """Boxes (n, 4) at another image size, truncated to whole pixels; sizes are (height, width)."""
     scale = np.array([original[1], original[0], original[1], original[0]], dtype=np.float64)
-    return np.trunc(boxes * np.array([size[1], size[0], size[1], size[0]]) / scale)
+    found: np.ndarray = np.trunc(boxes * np.array([size[1], size[0], size[1], size[0]]) / scale)
+    return found
 
 
 def check_grid(size: int | None, threshold_step: float) -> None:

@@ -147,7 +147,8 @@ def _blur_profile(size: int, sigma: float) -> np.ndarray:
     """
     delta = np.zeros(size)
     delta[size // 2] = 1.0
-    return gaussian_filter1d(delta, sigma)
+    found: np.ndarray = gaussian_filter1d(delta, sigma)
+    return found
 
 
 def blur(images: Tensor, size: int, sigma: float) -> Tensor:

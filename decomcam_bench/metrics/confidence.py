@@ -44,7 +44,8 @@ def adcc(drop: np.ndarray, coherency: np.ndarray, complexity: np.ndarray) -> np.
     """Harmonic mean of coherency, 1 - complexity and 1 - drop; 0 where one of them is 0."""
     terms = np.stack([coherency, 1 - complexity, 1 - drop])
     inverse = np.divide(1.0, terms, out=np.full(terms.shape, np.inf), where=terms > 0)
-    return 3 / inverse.sum(axis=0)
+    found: np.ndarray = 3 / inverse.sum(axis=0)
+    return found
 
 
 @dataclass

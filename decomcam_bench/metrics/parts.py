@@ -67,7 +67,8 @@ def iou_at_levels(component: np.ndarray, part: np.ndarray) -> np.ndarray:
     level = np.minimum(component * np.float32(LEVELS / component.max()), LEVELS).astype(np.uint8)
     every = np.bincount(level.ravel(), minlength=LEVELS + 1)[::-1].cumsum()[::-1]
     hit = np.bincount(level[part], minlength=LEVELS + 1)[::-1].cumsum()[::-1]
-    return (hit / (every + int(part.sum()) - hit))[1:LEVELS]
+    found: np.ndarray = (hit / (every + int(part.sum()) - hit))[1:LEVELS]
+    return found
 
 
 def diversity(components: np.ndarray) -> float:

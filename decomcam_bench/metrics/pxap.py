@@ -40,7 +40,8 @@ def bin_of(scores: np.ndarray, edges: np.ndarray) -> np.ndarray:
     unsure |= scores >= edges[-2]
     unsure &= scores > 0
     place[unsure] = np.searchsorted(edges, scores[unsure], side="right") - 1
-    return place
+    found: np.ndarray = place
+    return found
 
 
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -58,7 +59,8 @@ def average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     precision = np.divide(hits, drawn, out=np.zeros(hits.shape), where=drawn != 0)
     pixels = hits[:, -1:]
     recall = np.divide(hits, pixels, out=np.full(hits.shape, np.nan), where=pixels > 0)
-    return (precision * np.diff(recall, axis=1, prepend=0.0)).sum(axis=1)
+    found: np.ndarray = (precision * np.diff(recall, axis=1, prepend=0.0)).sum(axis=1)
+    return found
 
 
 @dataclass

@@ -58,7 +58,8 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     a, b = (rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norm = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.divide((a * b).sum(axis=1), norm, out=np.zeros(len(a)), where=norm > 0)
+    found: np.ndarray = np.divide((a * b).sum(axis=1), norm, out=np.zeros(len(a)), where=norm > 0)
+    return found
 
 
 def share_on(maps: Tensor, region: Tensor) -> Tensor:

@@ -178,4 +178,5 @@ def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
     """Return the cubic convolution kernel (Keys 1981) at distances of at most 2."""
     near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return np.where(distance <= 1, near, far)
+    found: np.ndarray = np.where(distance <= 1, near, far)
+    return found

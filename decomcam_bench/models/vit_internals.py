@@ -114,7 +114,8 @@ def _weights(q: Tensor, k: Tensor, attention: str, grid: tuple[int, int], std: f
         return probabilities(q, q) + probabilities(k, k)
     near = torch.zeros(k.shape[2], k.shape[2], device=k.device, dtype=k.dtype)
     near[1:, 1:] = _neighbourhood(grid, std).to(near)
-    return (k @ k.mT * k.shape[-1] ** -0.5 + near).softmax(-1)
+    found: Tensor = (k @ k.mT * k.shape[-1] ** -0.5 + near).softmax(-1)
+    return found
 
 
 def _neighbourhood(grid: tuple[int, int], std: float) -> Tensor:

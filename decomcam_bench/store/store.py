@@ -287,7 +287,8 @@ def _read_json(path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
         raise StoreError(f"{path}: has no digest, which says that nobody has changed it; {remedy}")
     if digest != key_of(content):
         raise StoreError(f"{path}: was changed after it was written; {remedy}")
-    return content
+    found: dict[str, Any] = content
+    return found
 
 
 @contextlib.contextmanager
