@@ -11,7 +11,7 @@ from decomcam_bench.models.clip import ClipModel
 
 
 class Shelf:
-    """Holds the model in use; another one is loaded in its place.
+    """Hold the model in use; another one is loaded in its place.
 
     Args:
         device: of all models.

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a plain function gets to see besides picture and text.
+    """Hold what a plain function sees in addition to picture and text.
 
     Attributes:
         model: the loaded CLIP.
@@ -60,7 +60,7 @@ MapFunction = Callable[[Seen, np.ndarray, str], Any]
 
 @dataclass
 class FunctionMethod(MapMethod):
-    """A method that calls a function for each pair.
+    """Call a function for each pair, as a method.
 
     Attributes:
         source: digest of the function's source, for the key.

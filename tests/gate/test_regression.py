@@ -204,7 +204,7 @@ def test_tolerances_come_from_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "overrides", "says"),
     [
-        ("nosuch", [], "unknown gate"),
+        ("nosuch", [], "unknown choice .nosuch."),
         ("no/such.yaml", [], "cannot be read"),
         ("default", ["energy"], "COLUMN=AMOUNT"),
         ("default", ["energy=-1"], "at least 0"),
