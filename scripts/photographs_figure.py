@@ -118,7 +118,7 @@ def main() -> None:
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     draw().savefig(drawn, format="png", dpi=arguments.dpi)
-    Image.open(drawn).convert("RGB").quantize(256).save(arguments.out, optimize=True)  # half the size, for git
+    Image.open(drawn).convert("RGB").save(arguments.out, optimize=True)
     print(arguments.out)
 
 
