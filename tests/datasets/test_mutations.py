@@ -275,7 +275,7 @@ def _read_all(make: Callable[[], Dataset]) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.long)])
 def test_damaged_files_are_read_or_refused(tmp_path: Path, name: str, count: int) -> None:
     file, make = READERS[name](tmp_path)
     assert _read_all(make)
@@ -295,7 +295,7 @@ TEXTS = [name for name in READERS if name not in ("semantic", "mask", "yolo_name
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("count", [25, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [25, pytest.param(2000, marks=pytest.mark.long)])
 def test_a_changed_digit_changes_the_numbers_of_its_own_image_alone(tmp_path: Path, name: str, count: int) -> None:
     """An id that is changed may move an annotation: from one image to another."""
     file, make = READERS[name](tmp_path)

@@ -45,7 +45,7 @@ def test_all_published_weights_are_of_a_supported_family():
     assert len([pair for pair in PAIRS if pair[0] in supported]) >= len(PAIRS) - 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", image_towers())
 def test_every_architecture_with_published_weights_runs_from_its_default_layer(arch):
     check_on_meta(arch)
