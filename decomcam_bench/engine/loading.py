@@ -50,7 +50,7 @@ def load(dataset: Dataset, index: int, view: View) -> Loaded:
     """Return image ``index`` of a data set at the model's input size, or why there is none."""
     sample = dataset.sample(index)
     if sample.error:
-        return Loaded(index, sample, None, Failure(Reason.BAD_ANNOTATION, sample.error))
+        return Loaded(index, sample, None, Failure(_why_unusable(dataset, index), sample.error))
     try:
         image = dataset.load_image(index)
     except (OSError, ValueError) as error:
@@ -62,6 +62,16 @@ def load(dataset: Dataset, index: int, view: View) -> Loaded:
         why = f"{sample.image_id}: image is {width} x {height}, its annotation says {expected}"
         return Loaded(index, sample, None, Failure(Reason.UNREADABLE_IMAGE, why))
     return Loaded(index, sample, view.of(width, height).to_input(image))
+
+
+def _why_unusable(dataset: Dataset, index: int) -> Reason:
+    """Return whether the image of an unusable sample is missing or its annotation is bad."""
+    place = getattr(dataset, "image_file", None)
+    try:
+        missing = place is not None and not place(index).is_file()
+    except (OSError, ValueError, AttributeError):
+        missing = False
+    return Reason.MISSING_IMAGE if missing else Reason.BAD_ANNOTATION
 
 
 class _Images(torch.utils.data.Dataset[Loaded]):

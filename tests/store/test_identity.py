@@ -18,11 +18,13 @@ import decomcam_bench as bench
 from decomcam_bench.cli import main
 from decomcam_bench.config import registry
 from decomcam_bench.core.fingerprint import ROOT, normalised, source_digest
+from decomcam_bench.datasets.toybox.scenes import CLASS_NAMES
 from decomcam_bench.metrics.energy import Energy
 from decomcam_bench.store.reader import outdated
 from decomcam_bench.store.schema import MetricInfo
 from decomcam_bench.store.store import Cell, Shard, Store, seal, write_json
 from decomcam_bench.tables.tables import load_table
+from tests.datasets.layouts import scenes, write_voc
 from tests.store.stores import pairs, write_cell
 
 IMAGES = 20
@@ -270,3 +272,40 @@ def test_cells_are_removed_by_the_short_key(cell: Cell, capsys: pytest.CaptureFi
     assert main(["results", "rm", cell.key[:5], *root]) == 0
     assert f"removed cell {cell.key}" in capsys.readouterr().out
     assert not cell.folder.exists()
+
+
+def test_pairs_whose_image_was_away_are_tried_again_when_it_is_back(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", scenes(3))
+    classes = f"dataset.classes=[{','.join(CLASS_NAMES)}]"
+    words = ("dataset=voc", "dataset.year=2012", "dataset.split=val", f"dataset.root={tmp_path / 'data'}", classes)
+    words = (*words, "model=toyclip", "method=center", "metric=energy", "workers=0", "device=cpu")
+    for file in (tmp_path / "data").rglob("*.xml"):  # the size is known without the image
+        size = "<size><width>160</width><height>160</height></size>"
+        text = file.read_text()
+        file.write_text(text if "<size>" in text else text.replace("<filename>", f"{size}<filename>", 1))
+    image = sorted((tmp_path / "data").rglob("*.jpg"))[0]
+    away = image.rename(tmp_path / "away.jpg")
+    first = bench.run(*words, results=tmp_path / "store")
+    (row,) = load_table(tmp_path / "store", first.keys).to_dict("records")
+    assert row["n_failed"] > 0
+    (cell,) = Store(tmp_path / "store").cells()
+    records = cell.read("records")
+    assert set(records.loc[records["status"] == "failed", "reason"]) == {"missing_image"}
+    assert not records["reason"].str.contains("/").any()
+    assert bench.run(*words, results=tmp_path / "store").computed_images == 0
+    assert bench.run(*words, results=tmp_path / "store", retry_failed=True).computed_images == 3
+    away.rename(image)
+    again = bench.run(*words, results=tmp_path / "store")
+    assert (again.computed_images, again.keys) == (3, first.keys)
+    (row,) = load_table(tmp_path / "store", again.keys).to_dict("records")
+    assert row["n_failed"] == 0
+    assert bench.run(*words, results=tmp_path / "store").computed_images == 0
+
+
+def test_a_table_says_how_much_of_a_benchmark_it_stands_on(tmp_path: Path) -> None:
+    write_voc(tmp_path / "data", scenes(3))
+    words = ("dataset=voc", "dataset.year=2012", "dataset.split=val", f"dataset.root={tmp_path / 'data'}")
+    words = (*words, "model=toyclip", "method=center", "metric=energy", "workers=0", "device=cpu")
+    bench.run(*words, results=tmp_path / "store")
+    (label,) = load_table(tmp_path / "store")["dataset"]
+    assert label == "voc[images=3/5823,split=val,year=2012]"
