@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from decomcam_bench.core.reasons import Reason
 from decomcam_bench.core.validation import check_choice
 from decomcam_bench.metrics.aggregation import ImageSums, Totals, sum_by_image
 from decomcam_bench.metrics.base import Column, Fail, Outcome, PairMap, RegionMetric, Skip, Value, annotated_region
@@ -134,7 +135,7 @@ def labelled(
     Args:
         pair: whose target is looked at.
         kind: ``box`` or ``mask``.
-        ignore: ``none``; or ``crowd``: pixels of crowd regions alone do not count.
+        ignore: ``none``; or ``crowd``: pixels of crowd regions alone do not count. Void pixels never do.
         size: (height, width).
 
     Returns:
@@ -148,9 +149,12 @@ def labelled(
         plain = _instances(pair, kind, ~pair.target.crowd)
         counted, region = ~(region & ~plain), plain
         if not region.any():
-            return Skip("only_ignored")
-        counted = _nearest(counted, size)
-    return _nearest(region, size), counted
+            return Skip(Reason.ONLY_IGNORED)
+    if pair.ignored is not None:
+        counted = ~pair.ignored if counted is None else counted & ~pair.ignored
+        if not (region & counted).any():
+            return Skip(Reason.ONLY_IGNORED)
+    return _nearest(region, size), None if counted is None else _nearest(counted, size)
 
 
 def _instances(pair: PairMap, kind: str, chosen: np.ndarray) -> np.ndarray:

@@ -285,7 +285,7 @@ def test_refusals(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.endswith("not sound: cannot be opened\n")
     with pytest.raises(ConfigError, match="--root: empty"):
         data("prepare", "voc", "--root", "")
-    with pytest.raises(DataError, match=r"--archives .*nowhere: no such folder"):
+    with pytest.raises(ConfigError, match=r"--archives .*nowhere: no such folder"):
         data("prepare", "voc", "--archives", str(home / "nowhere"))
     for address in ("http://[", "ftp://x/y", "nowhere", "http://", "http://a b", "http://x:port"):
         with pytest.raises(ConfigError, match=r"^--mirror .*: not an address"):
