@@ -124,14 +124,14 @@ def _as_json(result: RunResult, table: pd.DataFrame) -> dict[str, Any]:
 
 def _lacks_controls(results: str, keys: Sequence[str]) -> bool:
     """True if a number of these cells depends on annotations and no control stands next to the methods."""
-    from decomcam_bench.config.settings import CONTROLS
+    from decomcam_bench.config import registry
     from decomcam_bench.store.reader import metric_of, metrics_of
     from decomcam_bench.store.store import Store
     from decomcam_bench.tables.layout import bare
 
     store = Store(results)
     cells = [cell for key in keys if (cell := store.cell(key))]
-    if any(bare(str(cell.labels["method"])) in CONTROLS for cell in cells):
+    if any(bare(str(cell.labels["method"])) in registry.controls("blind", "annotation") for cell in cells):
         return False
     return any(metric_of(content).annotation for cell in cells for content in metrics_of(cell).values())
 

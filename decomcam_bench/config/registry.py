@@ -25,7 +25,7 @@ from decomcam_bench.core.errors import ConfigError, unknown
 from decomcam_bench.core.fingerprint import PACKAGE, reached, source_digest, source_root
 
 #: Keys of a YAML that describe the choice and are no parameter of its class.
-DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics")
+DESCRIPTIVE = ("name", "impl", "description", "default_model", "metrics", "control")
 #: What the classes of a group derive from.
 _BASES = {
     "dataset": "datasets.base.Dataset",
@@ -59,6 +59,17 @@ def names(group: str) -> list[str]:
     True
     """
     return sorted(_sources(group))
+
+
+def controls(*kinds: str) -> list[str]:
+    """Return the methods whose YAML says ``control: KIND``, by kind, the last in the alphabet first; all by default.
+
+    ``blind`` ones know nothing of the model or the picture, ``annotation`` is the annotated region itself, and an
+    ``optional`` one is not added by ``controls=true``.
+    """
+    wanted = kinds or ("blind", "annotation", "optional")
+    kind_of = {name: str(_sources("method")[name].read(name).get("control", "")) for name in names("method")}
+    return [name for kind in wanted for name in reversed(kind_of) if kind_of[name] == kind]
 
 
 def shipped(group: str) -> list[str]:

@@ -25,9 +25,6 @@ from decomcam_bench.config.overrides import GROUPS, quoted
 from decomcam_bench.core.errors import ConfigError, listed, unknown
 from decomcam_bench.core.validation import check_choice
 
-#: Methods that know nothing of the model, and the annotated region itself: floor and ceiling.
-CONTROLS = ("random", "center", "oracle")
-
 
 @dataclass(frozen=True)
 class RunKeys:
@@ -45,7 +42,7 @@ class RunKeys:
         results: root of the store.
         strict: stop at the first bad image or annotation.
         save_maps: store the maps next to the records.
-        controls: add :data:`CONTROLS`, and the first method on the model with random weights.
+        controls: add the controls (floor and ceiling), and the first method on the model with random weights.
     """
 
     layer: str | None = None
@@ -146,7 +143,9 @@ def _compose(values: Mapping[str, list[Any]]) -> tuple[list[Setting], list[tuple
     controls = key_sets[0].controls
     if controls:
         asked = {method["name"] for method, _ in methods}
-        methods += options.variants("method", [name for name in CONTROLS if name not in asked], preset=False)
+        methods += options.variants(
+            "method", [name for name in registry.controls("blind", "annotation") if name not in asked], preset=False
+        )
     for dataset, dataset_changed in datasets:
         models = options.variants("model", _words(values, "model", [_default_model(dataset)]))
         names = _words(values, "metric", dataset.get("metrics") or ["pointing", "energy"])

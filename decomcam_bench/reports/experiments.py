@@ -25,8 +25,6 @@ from decomcam_bench.tables import layout
 from decomcam_bench.tables.cells import directions
 from decomcam_bench.tables.tables import load_table, render
 
-#: Controls that neither layer nor rank changes, and that a method should leave behind.
-BLIND = ("random", "center")
 #: Kinds of figures, and what each needs.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "bars": (),
@@ -300,7 +298,7 @@ def draw(experiment: Experiment, results: str, keys: Sequence[str], table: pd.Da
         return figures.bars(data, numbers, better, "place")
     if spec["kind"] == "lines":
         along = data[x].notna() & (data[x].astype(str) != "")
-        blind = data[~along & data["method"].isin(BLIND)]
+        blind = data[~along & data["method"].isin(registry.controls("blind"))]
         shown = figures.lines(data[along], x, numbers, better, str(spec["label"]), "series", blind)
         return shown if along.any() else None
     if spec["kind"] == "scatter":

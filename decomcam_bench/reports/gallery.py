@@ -46,7 +46,6 @@ _FOCUS = "decomcam"
 _MOST_DECOMPOSITIONS = 4
 #: Options of a choice that say which code or which file is meant.
 _NAMING = ("impl", "root", "dir", "cache_dir", "checkpoint", "results")
-_CONTROLS = ("center", "random", "edges", "oracle")
 
 
 @dataclass(frozen=True)
@@ -201,9 +200,11 @@ def _one_a_method(cells: Sequence[Cell]) -> list[Cell]:
     for cell in sorted(cells, key=lambda cell: not _own_choice(cell)):
         found.setdefault(str(cell.labels["method"]), cell)
 
+    controls = registry.controls()
+
     def order(cell: Cell) -> tuple[bool, bool]:
         name = str(cell.labels["method"])
-        return name in _CONTROLS, not name.startswith(_FOCUS)
+        return name in controls, not name.startswith(_FOCUS)
 
     return sorted(found.values(), key=order)
 

@@ -16,12 +16,13 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from decomcam_bench.config import registry
 from decomcam_bench.core.console import log
 from decomcam_bench.core.errors import ConfigError, StoreError, UserError
 from decomcam_bench.core.version import __version__
 from decomcam_bench.metrics.bins import AccuracyBins, bin_table
 from decomcam_bench.reports import figures
-from decomcam_bench.reports.experiments import BLIND, chosen_numbers, with_labels
+from decomcam_bench.reports.experiments import chosen_numbers, with_labels
 from decomcam_bench.reports.gallery import Gallery, make_gallery
 from decomcam_bench.store.reader import evaluated, metric_of, metric_records, metrics_of
 from decomcam_bench.store.store import RECORDS, Cell, Store
@@ -186,7 +187,10 @@ def _drawings(table: pd.DataFrame, cells: Sequence[Cell], better: Mapping[str, s
     for x, label in (("rank", "rank"), ("method.channels", "channels"), ("layer", "layer")):
         data = with_labels(table, identities, x)
         along = data[x].notna() & (data[x].astype(str) != "")
-        levels, data = data[~along & data["method"].isin(BLIND)].assign(series=lambda t: t["label"]), data[along]
+        levels, data = (
+            data[~along & data["method"].isin(registry.controls("blind"))].assign(series=lambda t: t["label"]),
+            data[along],
+        )
         data, shown = _along(data, x, quality)
         if shown:
             if "." not in x and x != "rank":

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from decomcam_bench.config import registry
 from decomcam_bench.core.errors import ConfigError, unknown
 from decomcam_bench.tables import formats
 from decomcam_bench.tables.columns import COUNTS, IDENTITY, is_count, numbers
 from decomcam_bench.tables.layout import bare
 
-#: Methods that know nothing of the model, or the annotation itself.
-CONTROLS = ("random", "center", "edges", "oracle")
 #: What labels of models with random weights hold.
 _UNTRAINED = ("untrained", "pretrained=random")
 FORMATS = ("md", "latex", "html", "csv")
@@ -125,9 +124,9 @@ def paper(table: pd.DataFrame, directions: Mapping[str, str], form: str, style: 
 
 def _controls(table: pd.DataFrame) -> list[bool]:
     """Return which rows are controls: methods that know nothing of the model, and models with random weights."""
-    nothing = [""] * len(table)
+    nothing, names = [""] * len(table), registry.controls()
     return [
-        bare(str(method)) in CONTROLS or any(sign in str(model) for sign in _UNTRAINED)
+        bare(str(method)) in names or any(sign in str(model) for sign in _UNTRAINED)
         for method, model in zip(table.get("method", nothing), table.get("model", nothing), strict=True)
     ]
 
